@@ -1,0 +1,1 @@
+"""The command `shelflist`: parse, call the collection, print. Command modules are loaded when they are run."""

@@ -1,0 +1,107 @@
+"""`verify`, `repair` and `purge`: is what is searched what was written, and if not, make it so."""
+
+from __future__ import annotations
+
+import click
+
+from shelflist.cli.options import Invocation, collection_options
+from shelflist.cli.output import print_json, say
+
+_SHOWN = 10
+_DIFFERENCES_FOUND = 3
+
+
+@click.command("verify")
+@click.option(
+    "--sample", type=click.IntRange(min=0), default=200, show_default=True, help="How many vectors to compare."
+)
+@collection_options
+def verify_command(invocation: Invocation, sample: int) -> None:
+    """Compare ledger and store both ways, and a sample of vectors. Exit code 3 if they differ.
+
+    \b
+    Example:
+      shelflist verify --sample 1000
+    """
+    with invocation.collection() as collection:
+        found = collection.verify(sample)
+        name = collection.name
+    if invocation.as_json:
+        print_json({"collection": name, **found})
+    else:
+        _print(found)
+    if not found["ok"]:
+        raise click.exceptions.Exit(_DIFFERENCES_FOUND)
+
+
+def _print(found: dict[str, object]) -> None:
+    say(f"Ledger     {found['ledger']:,} chunks should be there")
+    say(f"Store      {found['store']:,} chunks are there")
+    say(f"Vectors    {found['vectors_checked']:,} compared")
+    for key, meaning in (
+        ("missing", "in the ledger, not in the store"),
+        ("ghosts", "in the store, unknown to the ledger"),
+        ("vectors_different", "with another vector than was embedded"),
+    ):
+        ids = found.get(key)
+        if isinstance(ids, list) and ids:
+            more = ", …" if len(ids) > _SHOWN else ""
+            say(f"{len(ids):,} chunks {meaning}: {', '.join(map(str, ids[:_SHOWN]))}{more}", fg="red")
+    documents = found.get("missing_documents")
+    if isinstance(documents, list) and documents:
+        say(f"They belong to: {', '.join(map(str, documents[:_SHOWN]))}{', …' if len(documents) > _SHOWN else ''}")
+    if found.get("keywords_ok") is False:
+        say("The keyword index does not hold the same chunks.", fg="red")
+    for key, meaning in (("condemned", "chunks wait for purge"), ("unfinished", "documents were interrupted")):
+        if found.get(key):
+            say(f"{found[key]:,} {meaning} (this is not a difference)", dim=True)
+    if found["ok"]:
+        say("What is searched is what was written.", fg="green")
+    else:
+        say("Put it right with: shelflist repair")
+
+
+@click.command("repair")
+@collection_options
+def repair_command(invocation: Invocation) -> None:
+    """Restore what `verify` misses from the ledger, delete what must not be there, rebuild damaged caches.
+
+    Neither the sources nor, as far as vectors are cached, the embedder are asked again.
+
+    \b
+    Example:
+      shelflist repair
+    """
+    with invocation.collection() as collection:
+        done = collection.repair()
+        name = collection.name
+    if invocation.as_json:
+        print_json({"collection": name, **done})
+    else:
+        for action in done["actions"]:
+            say(f"{action.rstrip('.')}.")
+        if not done["actions"]:
+            say("Nothing to repair.")
+    lost = done.get("lost")
+    if lost:
+        # Given vectors that neither ledger nor store has any more cannot be made here.
+        click.echo(f"Not restored: {', '.join(map(str, lost[:_SHOWN]))}. Sync these documents again.", err=True)
+        raise click.exceptions.Exit(1)
+
+
+@click.command("purge")
+@collection_options
+def purge_command(invocation: Invocation) -> None:
+    """Delete condemned chunks whose grace has passed. `sync` does the same at its end.
+
+    \b
+    Example:
+      shelflist purge
+    """
+    with invocation.collection() as collection:
+        purged = collection.purge()
+        name = collection.name
+    if invocation.as_json:
+        print_json({"collection": name, "purged": purged})
+    else:
+        say(f"Purged {purged:,} condemned chunks.")

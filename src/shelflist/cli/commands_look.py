@@ -1,0 +1,90 @@
+"""`status`, `documents` and `show`: what is there."""
+
+from __future__ import annotations
+
+import click
+
+from shelflist.cli.options import Invocation, collection_options, tenant_option
+from shelflist.cli.output import one_line, print_facts, print_json, print_table, say
+
+
+@click.command("status")
+@tenant_option
+@collection_options
+def status_command(invocation: Invocation) -> None:
+    """How many documents and chunks there are and in which state, and how the collection was made.
+
+    \b
+    Example:
+      shelflist status --json
+    """
+    with invocation.bound() as collection:
+        status = collection.status()
+        name = collection.name
+    if invocation.as_json:
+        print_json(status)
+    else:
+        print_facts(status, title=name)
+
+
+@click.command("documents")
+@click.option("--prefix", metavar="TEXT", help="Only document ids that start with TEXT.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
+@tenant_option
+@collection_options
+def documents_command(invocation: Invocation, prefix: str | None, limit: int) -> None:
+    """The documents of the collection, by id.
+
+    \b
+    Example:
+      shelflist documents --prefix handbook/
+    """
+    with invocation.bound() as collection:
+        # One more than asked tells whether there are more.
+        found = collection.documents(limit=limit + 1, prefix=prefix)
+        name = collection.name
+    documents, more = found[:limit], len(found) > limit
+    if invocation.as_json:
+        print_json({"collection": name, "documents": documents, "more": more})
+        return
+    if not documents:
+        say(
+            "No documents"
+            + (f" whose id starts with {prefix!r}." if prefix else ". Add some with: shelflist sync PATH")
+        )
+        return
+    columns = [column for column in documents[0] if column != "tenant" or any(one["tenant"] for one in documents)]
+    print_table([column.replace("_", " ") for column in columns], [[one[c] for c in columns] for one in documents])
+    if more:
+        say(f"There are more than {limit}: see them with --limit, or narrow with --prefix.", dim=True)
+
+
+@click.command("show")
+@click.argument("document")
+@tenant_option
+@collection_options
+def show_command(invocation: Invocation, document: str) -> None:
+    """A document with its chunks: text, metadata and index status of each.
+
+    \b
+    Example:
+      shelflist show handbook/keys.md
+    """
+    with invocation.bound() as collection:
+        found = collection.show(document)
+        name = collection.name
+    if invocation.as_json:
+        print_json({"collection": name, **found})
+        return
+    print_facts({key: value for key, value in found.items() if key not in ("chunks", "document_id")}, title=document)
+    for chunk in found["chunks"]:
+        say()
+        say(f"Chunk {chunk['position']}  ", nl=False, bold=True)
+        say(" · ".join(part for part in (str(chunk["index_status"]), chunk.get("section"), chunk["chunk_id"]) if part))
+        if chunk.get("error"):
+            say(f"  error: {chunk['error']}", fg="red")
+        if chunk["metadata"]:
+            print_facts(chunk["metadata"])
+        say(chunk["content"].strip())
+    if not found["chunks"]:
+        say(one_line("It has no chunks."))

@@ -1,0 +1,199 @@
+"""`search`, `why` and `count`: the way out. No table library here: a search is to answer at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shelflist.cli.options import Invocation, collection_options, tenant_option, where_option
+from shelflist.cli.output import one_line, print_json, print_table, say, shown
+
+if TYPE_CHECKING:
+    from shelflist import Hit
+
+_TEXT_SHOWN = 240
+_DEFAULT_LIMIT = 10
+
+
+@click.command("search")
+@click.argument("query")
+@click.option("--limit", type=click.IntRange(min=1), default=_DEFAULT_LIMIT, show_default=True, help="How many hits.")
+@where_option
+@click.option("--mode", type=click.Choice(["dense", "keyword", "hybrid"]), help="Which legs search (default: hybrid).")
+@click.option(
+    "--fusion",
+    type=click.Choice(["convex", "rrf"]),
+    default="convex",
+    show_default=True,
+    help="How a hybrid search joins its legs.",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Weight of the dense leg (default: the embedder's own).")
+@click.option("--min-score", type=float, help="Leave out hits that score lower.")
+@click.option("--group", is_flag=True, help="Only the best chunk of each document.")
+@click.option("--exact", is_flag=True, help="Compare every vector, whatever the index.")
+@click.option("--explain", is_flag=True, help="Show rank and score of each leg, and which way the search went.")
+@tenant_option
+@collection_options
+def search_command(
+    invocation: Invocation,
+    query: str,
+    limit: int,
+    where: str | None,
+    mode: str | None,
+    fusion: str,
+    alpha: float | None,
+    min_score: float | None,
+    group: bool,
+    exact: bool,
+    explain: bool,
+) -> None:
+    """Find the chunks that answer QUERY, best first.
+
+    \b
+    Example:
+      shelflist search "how do I rotate keys" --limit 5 --where 'page_number < 10'
+    """
+    started = time.perf_counter()
+    options: dict[str, Any] = {"limit": limit, "where": where, "mode": mode, "fusion": fusion}
+    options.update(alpha=alpha, min_score=min_score, group_by="document_id" if group else None)
+    if exact:
+        from shelflist import SearchParams
+
+        options["params"] = SearchParams(exact=True)
+    with invocation.bound() as collection:
+        hits = collection.search(query, **options)
+        name = collection.name
+    if invocation.as_json:
+        print_json(
+            {
+                "collection": name,
+                "query": query,
+                "plan": hits.plan,
+                "exact": hits.exact,
+                "refused": hits.refused,
+                "seconds": round(time.perf_counter() - started, 4),
+                "hits": [{"rank": rank, **asdict(hit)} for rank, hit in enumerate(hits, 1)],
+            }
+        )
+        return
+    if not hits:
+        say("Nothing found." + (" The filter may match nothing: shelflist count --where …" if where else ""))
+    for rank, hit in enumerate(hits, 1):
+        print_hit(rank, hit, explain=explain)
+    if explain:
+        refused = f", {hits.refused} candidates refused by the ledger" if hits.refused else ""
+        say(f"{hits.plan}{refused}; {'exact' if hits.exact else 'approximate'}", dim=True)
+
+
+def print_hit(rank: int, hit: Hit, *, explain: bool = False, length: int = _TEXT_SHOWN) -> None:
+    """A hit in three lines: score and place, text, and what each leg said if wanted."""
+    place = f"{hit.document_id} › {hit.section}" if hit.section else hit.document_id
+    say(f"{rank:>2}. {hit.score:.3f}  ", nl=False, fg="green")
+    say(one_line(place, 120), bold=True)
+    say(f"    {one_line(hit.content, length)}")
+    if explain:
+        why = hit.explanation
+        parts = [_leg("dense", why.dense_rank, why.dense_score), _leg("keyword", why.keyword_rank, why.keyword_score)]
+        parts += [f"distance {hit.distance:.3f}"] if hit.distance is not None else []
+        parts += [f"rerank {why.rerank_score:.3f}"] if why.rerank_score is not None else []
+        parts += [f"{key} {shown(value)}" for key, value in hit.metadata.items()]
+        say("    " + ", ".join(parts), dim=True)
+
+
+def _leg(name: str, rank: int | None, score: float | None) -> str:
+    if rank is None:
+        return f"{name} -"
+    return f"{name} {rank}" + (f" ({score:.3f})" if score is not None else "")
+
+
+@click.command("count")
+@where_option
+@tenant_option
+@collection_options
+def count_command(invocation: Invocation, where: str | None) -> None:
+    """How many searchable chunks match.
+
+    \b
+    Example:
+      shelflist count --where 'exists(page_number)'
+    """
+    with invocation.bound() as collection:
+        count = collection.count(where)
+        name = collection.name
+    if invocation.as_json:
+        print_json({"collection": name, "where": where, "count": count})
+    else:
+        say(str(count))
+
+
+@click.command("why")
+@click.argument("document")
+@click.argument("query")
+@where_option
+@tenant_option
+@collection_options
+def why_command(invocation: Invocation, document: str, query: str, where: str | None) -> None:
+    """Why DOCUMENT is, or is not, found by QUERY: each chunk's state, the filter, and its rank in every leg.
+
+    \b
+    Example:
+      shelflist why handbook/keys.md "how do I rotate keys"
+    """
+    with invocation.bound() as collection:
+        found = collection.why(document, query, where)
+        name = collection.name
+    verdict = explain_why(found["chunks"], where is not None)
+    if invocation.as_json:
+        print_json({"collection": name, "where": where, "verdict": verdict, **found})
+        return
+    columns = ("chunk", "section", "status", "filter", "dense", "keyword", "exact", "hybrid", "distance", "text")
+    rows = [
+        (
+            chunk["position"],
+            one_line(chunk["section"] or "", 30),
+            chunk["index_status"] + (f" ({chunk['stale_reason']})" if chunk.get("stale_reason") else ""),
+            "matches" if chunk["filter_matches"] else "no",
+            *(chunk[f"{leg}_rank"] for leg in ("dense", "keyword", "exact", "hybrid")),
+            chunk["distance"],
+            one_line(chunk["content"], 50),
+        )
+        for chunk in found["chunks"]
+    ]
+    if rows:
+        print_table(columns, rows)
+    say(verdict)
+
+
+def explain_why(chunks: list[Mapping[str, Any]], filtered: bool) -> str:
+    """The first thing that keeps a document out of the answers, in a sentence; or its best rank."""
+    if not chunks:
+        return "The document has no chunks, so nothing can find it. Look at the file, then sync it again."
+    indexed = [chunk for chunk in chunks if chunk["index_status"] == "indexed"]
+    if not indexed:
+        states = ", ".join(sorted({str(chunk["index_status"]) for chunk in chunks}))
+        errors = [str(chunk["error"]) for chunk in chunks if chunk.get("error")]
+        because = f" The error: {errors[0]}." if errors else ""
+        return f"No chunk is searchable (index status: {states}).{because} Sync it again, or run: shelflist repair"
+    matching = [chunk for chunk in indexed if chunk["filter_matches"]]
+    if not matching:
+        return "The filter keeps every chunk of the document out. Compare it with: shelflist show DOCUMENT"
+    lost = [chunk for chunk in matching if chunk["exact_rank"] is None and chunk["keyword_rank"] is None]
+    dense = [chunk["exact_rank"] for chunk in matching if chunk["exact_rank"] is not None]
+    if len(lost) == len(matching):
+        return "The chunks are indexed but no leg knows them. Check the collection with: shelflist verify"
+    best = min((chunk["hybrid_rank"] for chunk in matching if chunk["hybrid_rank"] is not None), default=None)
+    words = [chunk["keyword_rank"] for chunk in matching if chunk["keyword_rank"] is not None]
+    legs = (
+        f"dense {min(dense) if dense else '-'}, keyword {min(words) if words else '- (shares no word with the query)'}"
+    )
+    if best is None:
+        return f"Its best chunk is too far down in every leg ({legs}): search with a higher --limit or other words."
+    found = f"It is found: its best chunk is number {best} in hybrid search ({legs})."
+    if best <= _DEFAULT_LIMIT:
+        return found
+    narrower = "" if filtered else ", or narrow the search with --where"
+    return f"{found} Ask for more with --limit {best}{narrower}."

@@ -1,0 +1,182 @@
+"""`sync` and `plan`: the way in, done or only shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shelflist.cli.options import Invocation, collection_options, tenant_option
+from shelflist.cli.output import print_json, relative, say, warn
+from shelflist.cli.progress import progress_listener
+from shelflist.core.errors import UnreadableSource
+
+if TYPE_CHECKING:
+    from shelflist import SyncReport
+
+_SHOWN_FAILURES = 20
+
+_SOURCE_OPTIONS = (
+    click.argument("paths", nargs=-1, required=True, metavar="PATH..."),
+    click.option("--source", metavar="NAME", help="Name that these documents belong to (default: named after PATH)."),
+    click.option("--prefix", metavar="TEXT", help="Put before each document id, for example handbook/."),
+    click.option("--chunk-size", type=click.IntRange(min=1), default=512, show_default=True, help="Tokens of a chunk."),
+    click.option(
+        "--chunk-overlap",
+        type=click.IntRange(min=0),
+        default=50,
+        show_default=True,
+        help="Tokens that a chunk shares with the one before it.",
+    ),
+    click.option(
+        "--include", multiple=True, metavar="GLOB", help="Only files like this, for example '*.md'. Repeatable."
+    ),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="No files like this. Repeatable."),
+    click.option(
+        "--delete-missing/--keep-missing",
+        "delete_missing",
+        default=None,
+        help="Whether documents of the source that are not in PATH any more are removed "
+        "(default: removed for a folder, kept for a file).",
+    ),
+    click.option("--allow-removal", is_flag=True, help="Allow to remove more than a third of the collection."),
+)
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_SOURCE_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command("sync")
+@source_options
+@click.option(
+    "--on-failed",
+    type=click.Choice(["keep_old", "switch_without"]),
+    default="keep_old",
+    show_default=True,
+    help="When a chunk fails: keep the document's old revision, or switch to the new one without the chunk.",
+)
+@click.option(
+    "--wait",
+    type=click.Choice(["searchable", "stored"]),
+    default="searchable",
+    show_default=True,
+    help="What the end of the command means.",
+)
+@tenant_option
+@collection_options
+def sync_command(invocation: Invocation, paths: tuple[str, ...], **options: Any) -> None:
+    """Make the collection hold what PATH holds: a folder, a JSONL or a Parquet file of chunks.
+
+    What did not change costs nothing, what changed is switched document by document, and a second sync does nothing.
+    Ctrl-C keeps what was acknowledged; the same command goes on from there.
+
+    \b
+    Example:
+      shelflist sync ./docs --include '*.md' --exclude 'drafts/*'
+    """
+    _run(invocation, paths, planned=False, **options)
+
+
+@click.command("plan")
+@source_options
+@tenant_option
+@collection_options
+def plan_command(invocation: Invocation, paths: tuple[str, ...], **options: Any) -> None:
+    """Show what `sync` with the same options would do: additions, removals, texts and tokens to embed. Nothing is done.
+
+    \b
+    Example:
+      shelflist plan ./docs
+    """
+    _run(invocation, paths, planned=True, **options)
+
+
+def _run(
+    invocation: Invocation,
+    paths: tuple[str, ...],
+    *,
+    planned: bool,
+    source: str | None,
+    prefix: str | None,
+    chunk_size: int,
+    chunk_overlap: int,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    delete_missing: bool | None,
+    allow_removal: bool,
+    on_failed: str = "keep_old",
+    wait: str = "searchable",
+) -> None:
+    import shelflist
+    from shelflist.cli.report import added_up
+
+    if chunk_overlap >= chunk_size:
+        raise click.BadParameter("is not smaller than --chunk-size", param_hint="'--chunk-overlap'")
+    if source is not None and len(paths) > 1:
+        # Each path is a pass of its own: the second would remove what the first one brought.
+        raise click.UsageError("--source names the documents of one PATH. Run the command once for each path.")
+    for path in paths:
+        if not Path(path).exists():
+            raise UnreadableSource(f"{path} does not exist. Give a folder, a .jsonl or a .parquet file.")
+    parts: list[dict[str, Any]] = []
+    reports: list[SyncReport] = []
+    started = time.perf_counter()
+    with invocation.bound() as collection:
+        for path in paths:
+            options: dict[str, Any] = {"chunk_size": chunk_size, "chunk_overlap": chunk_overlap}
+            if prefix is not None:
+                options["prefix"] = prefix
+            if source is not None:
+                options["name"] = source
+            for name, globs in (("include", include), ("exclude", exclude)):
+                if globs:
+                    options[name] = globs
+            opened = shelflist.open_source(path, **options)
+            removes = Path(path).is_dir() if delete_missing is None else delete_missing
+            settings: dict[str, Any] = {"delete": "missing" if removes else None, "allow_removal": allow_removal}
+            with progress_listener() as listen:
+                if planned:
+                    report = collection.plan(opened, progress=listen, **settings)
+                else:
+                    report = collection.sync_all(opened, on_failed=on_failed, wait=wait, progress=listen, **settings)
+            parts.append({"path": path, "source": source or opened.name, **report.to_dict()})
+            reports.append(report)
+        name = collection.name
+    total = added_up(reports)
+    seconds = time.perf_counter() - started
+    if invocation.as_json:
+        print_json(
+            {"collection": name, "planned": planned, "seconds": round(seconds, 3), **total.to_dict(), "sources": parts}
+        )
+    else:
+        _print(total, seconds, planned, paths)
+    if total.failures:
+        raise click.exceptions.Exit(1)
+
+
+def _print(report: SyncReport, seconds: float, planned: bool, paths: tuple[str, ...]) -> None:
+    from shelflist.cli.report import report_lines
+
+    for line in report_lines(report, planned):
+        say(line)
+    if planned:
+        say(
+            f"Nothing was done. Do it with: shelflist sync {' '.join(relative(Path(path)) for path in paths)}", dim=True
+        )
+    else:
+        chunks = report.added + report.unchanged + report.moved + report.metadata_only
+        rate = f", {chunks / seconds:,.0f} chunks/s" if chunks and seconds > 0.05 else ""
+        say(f"{seconds:.2f} s{rate}", dim=True)
+    for text in report.warnings:
+        warn(text)
+    for failure in report.failures[:_SHOWN_FAILURES]:
+        where = "" if failure.position is None else f", chunk {failure.position}"
+        click.echo(f"Failed: {failure.document_id}{where}: {failure.error}", err=True)
+    if len(report.failures) > _SHOWN_FAILURES:
+        click.echo(f"… and {len(report.failures) - _SHOWN_FAILURES} more; --json lists all.", err=True)

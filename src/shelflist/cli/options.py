@@ -1,0 +1,132 @@
+"""What the commands share: the options that say which collection, how it is opened, and how errors are reported."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from shelflist.cli.output import Failed, log_to_stderr, warn
+from shelflist.config import Settings, redact
+from shelflist.core.errors import CollectionNotFound, ShelflistError
+
+if TYPE_CHECKING:
+    from shelflist import Collection
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Invocation:
+    """One run of a command: its flags (None: not given), its settings, and whether it answers in JSON."""
+
+    def __init__(self, flags: Mapping[str, Any], as_json: bool) -> None:
+        self.flags = flags
+        self.as_json = as_json
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        return Settings.resolve(self.flags)
+
+    @contextmanager
+    def collection(self, *, compare: bool = True) -> Iterator[Collection]:
+        """The existing collection that the settings name. CollectionNotFound names the command that creates it.
+
+        `compare`: warn if the shelflist.toml in use declares other fields.
+        """
+        import shelflist
+
+        settings = self.settings
+        url = settings.require_url()
+        options: dict[str, Any] = {}
+        if settings.embedder is not None and settings.embedder != "none":
+            options["embedder"] = settings.embedder
+        try:
+            opened = shelflist.open(url, settings.collection, ledger=settings.ledger, create=False, **options)
+        except CollectionNotFound as error:
+            raise CollectionNotFound(self._how_to_create(error)) from error
+        with opened as collection:
+            if compare:
+                self._compare_with_file(collection)
+            yield collection
+
+    @contextmanager
+    def bound(self) -> Iterator[Any]:
+        """The collection, bound to the tenant if one is given."""
+        with self.collection() as collection:
+            yield collection if self.settings.tenant is None else collection.tenant(self.settings.tenant)
+
+    def _how_to_create(self, error: CollectionNotFound) -> str:
+        text = str(error)
+        if "shelflist init" in text:
+            return text
+        url = redact(self.settings.url or "")
+        return f"{text.rstrip('.')}. Create it with: shelflist init --url {url} --collection {self.settings.collection}"
+
+    def _compare_with_file(self, collection: Collection) -> None:
+        """A file that says something else than the collection is obeyed by nobody: say so."""
+        if not self.settings.described or not self.settings.fields:
+            return
+        there = {name: str(kind) for name, kind in collection.fields.items()}
+        for name, kind in self.settings.fields.items():
+            if name not in there:
+                warn(
+                    f"{self.settings.file} declares the field {name!r}, the collection {collection.name!r} does not. "
+                    f"Add it with: shelflist fields add {name} {kind}"
+                )
+            elif there[name] != kind:
+                warn(f"{self.settings.file} declares {name!r} as {kind}; in {collection.name!r} it is {there[name]}.")
+
+
+@contextmanager
+def reported_errors(as_json: bool) -> Iterator[None]:
+    """Expected errors become one line and exit code 1; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except ShelflistError as error:
+        raise Failed(error, str(error), as_json) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise Failed(error, f"{place}{error.strerror or error}", as_json) from error
+
+
+def collection_options(command: Command) -> Command:
+    """Adds --url, --collection, --ledger, --embedder and --json; the command gets an `Invocation` first."""
+
+    @functools.wraps(command)
+    def run(
+        *args: Any,
+        url: str | None,
+        collection: str | None,
+        ledger: str | None,
+        embedder: str | None,
+        as_json: bool,
+        **own: Any,
+    ) -> Any:
+        log_to_stderr()
+        with reported_errors(as_json):
+            flags = {"url": url, "collection": collection, "ledger": ledger, "embedder": embedder}
+            flags["tenant"] = own.pop("tenant", None)
+            return command(Invocation(flags, as_json), *args, **own)
+
+    for option in reversed(_PLACE):
+        run = option(run)
+    return run  # type: ignore[return-value]
+
+
+_PLACE: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.option("--url", metavar="URL", help="Where the index is, for example file:./index."),
+    click.option("--collection", metavar="NAME", help="Name of the collection (default: docs)."),
+    click.option("--ledger", metavar="URL", help="Where the ledger is, if not beside the index."),
+    click.option("--embedder", metavar="SPEC", help="Embedder, if not the one that the collection was made with."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs."),
+)
+
+tenant_option = click.option("--tenant", metavar="ID", help="The tenant, in a collection that has tenants.")
+where_option = click.option(
+    "--where", metavar="FILTER", help="Condition on metadata, for example 'page_number < 10 and \"api\" in tags'."
+)

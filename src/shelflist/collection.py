@@ -1,0 +1,552 @@
+"""The facade that every surface uses: a Collection, bound to a tenant or not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from shelflist.core.errors import (
+    CacheDamaged,
+    ConfigError,
+    InvalidInput,
+    TenantForbidden,
+    TenantRequired,
+)
+from shelflist.core.fields import Fields
+from shelflist.core.filters import Filter, prepare
+from shelflist.core.log import log
+from shelflist.core.types import (
+    Chunk,
+    Document,
+    Hits,
+    IndexSpec,
+    Metric,
+    Mode,
+    OnFailed,
+    ProgressListener,
+    Reranker,
+    SearchParams,
+    SyncReport,
+    Tenancy,
+    Vector,
+    Wait,
+)
+from shelflist.embedders.protocol import Embedder
+from shelflist.indexing.maintenance import Maintenance
+from shelflist.indexing.plan import usable_vector
+from shelflist.indexing.sources import Source
+from shelflist.indexing.sync import Sync, checked_document_id, removal
+from shelflist.ledger.documents import DocumentRecord
+from shelflist.opening import UNSET, Opened, Unset, Wanted, collection_names, open_parts
+from shelflist.searching.fusion import Fusion
+from shelflist.searching.recall import measure_recall
+from shelflist.searching.search import Request, Searcher, str_id
+from shelflist.stores.protocol import Scope
+
+Where = Filter | Mapping[str, Any] | str | None
+Query = str | Vector
+Answer = TypeVar("Answer")
+
+
+class Collection:
+    """A named set of documents indexed the same way. Get one from `shelflist.open`. Safe to share between threads."""
+
+    def __init__(self, parts: Opened, tenant: str | None = None) -> None:
+        self._parts = parts
+        self._tenant = tenant
+
+    def __repr__(self) -> str:
+        owner = f", tenant {self._tenant!r}" if self._tenant else ""
+        return f"<Collection {self.name!r} at {self.url}{owner}>"
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        return self._parts.record.name
+
+    @property
+    def url(self) -> str:
+        """Where the collection is, without secrets."""
+        return self._parts.url
+
+    @property
+    def fields(self) -> Fields:
+        return self._parts.record.fields
+
+    @property
+    def tenancy(self) -> Tenancy:
+        return self._parts.record.tenancy
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The embedder, loaded on first use; None for collections of given vectors."""
+        return self._parts.embedder
+
+    @property
+    def fingerprint(self) -> str:
+        return self._parts.record.fingerprint
+
+    @property
+    def dimensions(self) -> int:
+        return self._parts.record.dimensions
+
+    @property
+    def metric(self) -> Metric:
+        return self._parts.record.metric
+
+    def tenant(self, tenant_id: str) -> Collection:
+        """The same collection, seen and written as one tenant."""
+        if self.tenancy == "none":
+            raise TenantForbidden(f"The collection {self.name!r} has no tenants. Make one with tenancy='required'.")
+        if not isinstance(tenant_id, str) or not tenant_id:
+            raise TenantRequired(f"A tenant id is a non-empty str, got {tenant_id!r}.")
+        bound = copy.copy(self)
+        bound._tenant = tenant_id
+        return bound
+
+    # The way in.
+
+    def sync(
+        self,
+        document_id: str,
+        chunks: Sequence[Chunk],
+        *,
+        source: str = "default",
+        revision: int | None = None,
+        wait: Wait = "searchable",
+        on_failed: OnFailed = "keep_old",
+    ) -> SyncReport:
+        """Make `chunks` the whole content of a document, in one step.
+
+        Returns when they can be found (`wait="searchable"`) or when the store has them (`"stored"`). If a chunk fails,
+        the old revision stays (`on_failed="keep_old"`) or the good chunks replace it (`"switch_without"`); the report
+        names each failure. `revision`: the caller's own monotonic number; an older one than the ledger's is superseded.
+        """
+        tenant = self._own_tenant()
+        document = Document(checked_document_id(document_id), list(chunks), tenant, revision)
+        return self._sync(source, on_failed, wait, None, single=True).run([document])
+
+    def sync_all(
+        self,
+        documents: Iterable[Document] | Source,
+        *,
+        source: str | None = None,
+        delete: Literal["missing"] | None = None,
+        allow_removal: bool = False,
+        wait: Wait = "searchable",
+        on_failed: OnFailed = "keep_old",
+        progress: ProgressListener | None = None,
+    ) -> SyncReport:
+        """Sync a stream of documents. Interrupted, it keeps what it acknowledged; run again, it goes on.
+
+        `delete="missing"` removes, as the last step of a pass that read everything, the documents of the same source and
+        tenant that did not come; on an iterable it needs an explicit `source`. RemovalRefused if that would be more than
+        a third of the collection, unless `allow_removal`.
+        """
+        return self._run_pass(documents, source, delete, allow_removal, wait, on_failed, progress, dry=False)
+
+    def plan(
+        self,
+        documents: Iterable[Document] | Source,
+        *,
+        source: str | None = None,
+        delete: Literal["missing"] | None = None,
+        allow_removal: bool = False,
+        progress: ProgressListener | None = None,
+    ) -> SyncReport:
+        """What `sync_all` would do: the same counts, `embedded` and `tokens` as they would be paid, and nothing done."""
+        return self._run_pass(documents, source, delete, allow_removal, "searchable", "keep_old", progress, dry=True)
+
+    def delete(self, document_id: str) -> int:
+        """Remove a document; its chunks are not found from now on. Returns how many chunks went (0: unknown document)."""
+        record = self._find(document_id)
+        if record is None:
+            return 0
+        parts = self._parts
+        while True:
+            members = parts.ledger.documents.members(parts.record.generation_id, [record.document_key])
+            keys = [member.chunk_key for member in members[record.document_key]]
+            if not parts.writer.remove([removal(record, keys)]):
+                break
+            record = self._find(document_id)
+            if record is None:
+                return 0
+        parts.ledger.catalog.log(parts.record.collection_id, "deleted", document_id, {"chunks": len(keys)})
+        parts.writer.purge()
+        return len(keys)
+
+    def mark_stale(self, document_id: str) -> int:
+        """Hide a document at once, for content known to be wrong; the next sync of it embeds it again.
+
+        Returns how many chunks were hidden.
+        """
+        record = self._find(document_id)
+        if record is None:
+            return 0
+        parts = self._parts
+        with parts.ledger.database.write():
+            marked = parts.ledger.revisions.mark(parts.record.generation_id, record.document_key)
+            if parts.writer.together:
+                parts.store.set_stale(parts.spec, [point for _, point in marked])
+        if not parts.writer.together:
+            parts.store.set_stale(parts.spec, [point for _, point in marked])
+        parts.ledger.catalog.log(parts.record.collection_id, "marked", document_id, {"chunks": len(marked)})
+        return len(marked)
+
+    # The way out.
+
+    def search(
+        self,
+        query: Query,
+        *,
+        limit: int = 10,
+        where: Where = None,
+        mode: Mode | None = None,
+        params: SearchParams = SearchParams(),
+        min_score: float | None = None,
+        group_by: Literal["document_id"] | None = None,
+        fusion: Fusion = "convex",
+        alpha: float | None = None,
+        rerank: Reranker | None = None,
+        rerank_pool: int = 50,
+    ) -> Hits:
+        """The best chunks for a text or a vector (float32, shape (dimensions,)), best first.
+
+        `mode`: `dense`, `keyword` or `hybrid`; by default hybrid for text and dense for a vector. `where`: a filter as
+        `F(...)`, Mongo-style dict or text. `fusion`/`alpha`: see `searching.fusion`. `min_score` cuts after fusion and
+        reranking. `group_by="document_id"` keeps each document's best chunk. `rerank(query, hits)` scores the best
+        `rerank_pool` hits again. If `limit` chunks match the filter, `limit` come back (keyword: of those sharing a term).
+        """
+        text, vector = self._query(query)
+        request = self._request(
+            limit, where, mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool
+        )
+        return self._search(text, vector, request)
+
+    def search_many(self, queries: Sequence[Query], **options: Any) -> list[Hits]:
+        """`search` for each query, with the same options; texts are embedded together."""
+        where = options.pop("where", None)
+        request = self._request(
+            **{
+                "limit": 10,
+                "mode": None,
+                "params": SearchParams(),
+                "min_score": None,
+                "group_by": None,
+                "fusion": "convex",
+                "alpha": None,
+                "rerank": None,
+                "rerank_pool": 50,
+                **options,
+            },
+            where=where,
+        )
+        return [self._search(*self._query(query), request) for query in queries]
+
+    def count(self, where: Where = None) -> int:
+        """How many chunks are searchable and match."""
+        parts = self._parts
+        scope = Scope(filter=prepare(where, self.fields), tenant=self._own_tenant())
+        return parts.store.count(parts.spec, scope)
+
+    def recall(
+        self, queries: Sequence[Query] | None = None, *, limit: int = 10, where: Where = None, sample: int = 100
+    ) -> float:
+        """Measured recall@limit of plain dense search against exact search, over these queries or a sample of chunks."""
+        parts = self._parts
+        vectors = None
+        if queries is not None:
+            vectors = [self._searcher().embed(q) if isinstance(q, str) else self._vector(q) for q in queries]
+        return measure_recall(
+            parts.store, parts.spec, vectors, limit, prepare(where, self.fields), self._own_tenant(), sample
+        )
+
+    # What is there, and whether it is right.
+
+    def status(self) -> dict[str, Any]:
+        """Numbers and settings: documents, chunks by index status, condemned points, the store's own numbers."""
+        parts = self._parts
+        record = parts.record
+        return {
+            "collection": record.name,
+            "url": self.url,
+            "tenant": self._tenant,
+            "documents": len(parts.ledger.documents.present(record.collection_id, self._tenant)),
+            "chunks": parts.ledger.documents.counts(record.generation_id, record.collection_id, self._tenant),
+            "unfinished": parts.ledger.revisions.open_count(record.generation_id),
+            "embedder": record.embedder,
+            "fingerprint": record.fingerprint,
+            "dimensions": record.dimensions,
+            "metric": record.metric,
+            "tenancy": record.tenancy,
+            "fields": record.fields.to_json(),
+            "index": record.index.kind if record.index else "auto",
+            "target_recall": record.target_recall,
+            "store": {"kind": parts.store.capabilities.store, **parts.store.stats(parts.spec)},
+        }
+
+    def documents(self, limit: int | None = None, prefix: str | None = None) -> list[dict[str, Any]]:
+        """Documents that searches see, by id."""
+        records = self._parts.ledger.documents.present(
+            self._parts.record.collection_id, self._tenant, prefix=prefix, limit=limit
+        )
+        return [_shown_document(record) for record in records]
+
+    def show(self, document_id: str) -> dict[str, Any]:
+        """A document and its chunks with their states; raises InvalidInput if it is not known."""
+        record = self._require(document_id)
+        rows = self._parts.ledger.documents.chunks(self._parts.record.generation_id, record.document_key)
+        chunks = [
+            {
+                **{name: value for name, value in row.items() if name not in ("point_id", "chunk_id")},
+                "chunk_id": str_id(row["chunk_id"]),
+                "metadata": self.fields.shown(row["metadata"]),
+            }
+            for row in rows
+        ]
+        return {**_shown_document(record), "chunks": chunks}
+
+    def why(self, document_id: str, query: str, where: Where = None) -> dict[str, Any]:
+        """Why a document is, or is not, among the answers: each chunk's state, filter, and rank in every leg."""
+        record = self._require(document_id)
+        condition = prepare(where, self.fields)
+        ranks = self._recovering(lambda: self._searcher().ranks(query, self._own_tenant(), condition))
+        chunks = []
+        for row in self._parts.ledger.documents.chunks(self._parts.record.generation_id, record.document_key):
+            point = row["point_id"]
+            place = {name: leg.get(point, (None, None)) for name, leg in ranks.items()}
+            chunks.append(
+                {
+                    "position": row["position"],
+                    "section": row["section"],
+                    "index_status": row["index_status"],
+                    "stale_reason": row["stale_reason"],
+                    "error": row["error"],
+                    "filter_matches": condition is None or condition.matches(row["metadata"]),
+                    **{f"{name}_rank": place.get(name, (None, None))[0] for name in ("dense", "keyword", "exact", "hybrid")},
+                    "distance": place.get("exact", (None, None))[1],
+                    "content": row["content"],
+                }
+            )
+        return {"document": _shown_document(record), "query": query, "chunks": chunks}
+
+    def verify(self, sample: int = 200) -> dict[str, Any]:
+        """Compare ledger and store both ways and sample vectors; `ok` says whether what is searched is what was written."""
+        return self._maintenance().verify(sample)
+
+    def repair(self) -> dict[str, Any]:
+        """Restore from the ledger what `verify` misses, delete what it must not have, rebuild damaged caches."""
+        return self._maintenance().repair()
+
+    def purge(self) -> int:
+        """Delete condemned points whose grace has passed; returns how many."""
+        return self._parts.writer.purge()
+
+    def add_field(self, name: str, type: Any) -> None:
+        """Declare a field: it becomes filterable, for the chunks that are there too. Refused if a stored value misfits."""
+        parts = self._parts
+        if name in self.fields:
+            raise ConfigError(f"The field {name!r} is declared already, as {self.fields[name].value}.")
+        fields = Fields({**self.fields.to_json(), name: type})
+        parts.add_fields(fields)
+
+    def drop(self) -> None:
+        """Remove the collection, its points and its ledger entries."""
+        parts = self._parts
+        with parts.ledger.database.write():
+            parts.ledger.catalog.drop(parts.record.collection_id)
+            if parts.writer.together:
+                parts.store.drop(parts.spec.name)
+        if not parts.writer.together:
+            parts.store.drop(parts.spec.name)
+
+    def close(self) -> None:
+        self._parts.close()
+
+    def _run_pass(
+        self,
+        documents: Iterable[Document] | Source,
+        source: str | None,
+        delete: Literal["missing"] | None,
+        allow_removal: bool,
+        wait: Wait,
+        on_failed: OnFailed,
+        progress: ProgressListener | None,
+        *,
+        dry: bool,
+    ) -> SyncReport:
+        if source is None and isinstance(documents, Source):
+            source = documents.name
+        if delete not in (None, "missing"):
+            raise InvalidInput(f"delete={delete!r} is not known. Use delete='missing', or leave it out.")
+        if delete == "missing" and source is None:
+            raise InvalidInput(
+                "delete='missing' removes every document of a source that does not come. Name the source, for example "
+                "source='handbook'."
+            )
+        run = self._sync(source or "default", on_failed, wait, progress, dry=dry)
+        return run.run(documents, delete_missing=delete == "missing", allow_removal=allow_removal)
+
+    def _sync(
+        self,
+        source: str,
+        on_failed: OnFailed,
+        wait: Wait,
+        progress: ProgressListener | None,
+        *,
+        single: bool = False,
+        dry: bool = False,
+    ) -> Sync:
+        if wait not in ("searchable", "stored"):
+            raise InvalidInput(f"wait={wait!r} is not known. Use 'searchable' or 'stored'.")
+        if on_failed not in ("keep_old", "switch_without"):
+            raise InvalidInput(f"on_failed={on_failed!r} is not known. Use 'keep_old' or 'switch_without'.")
+        parts = self._parts
+        return Sync(
+            parts.ledger,
+            parts.record,
+            parts.writer,
+            parts.vectors,
+            parts.embedder,
+            source=source,
+            tenant=self._tenant,
+            on_failed=on_failed,
+            wait=wait,
+            progress=progress,
+            single=single,
+            dry=dry,
+        )
+
+    def _search(self, text: str | None, vector: Vector | None, request: Request) -> Hits:
+        tenant = self._own_tenant()
+        return self._recovering(lambda: self._searcher().search(text, vector, tenant, request))
+
+    def _recovering(self, ask: Callable[[], Answer]) -> Answer:
+        """Run a search; if a cache of the store is damaged, rebuild it from the rows, say so, and ask again."""
+        try:
+            return ask()
+        except CacheDamaged as error:
+            log.warning("%s Rebuilding it from the rows.", error)
+            self._parts.store.repair(self._parts.spec)
+            return ask()
+
+    def _searcher(self) -> Searcher:
+        parts = self._parts
+        return Searcher(parts.ledger, parts.store, parts.spec, parts.record, parts.embedder)
+
+    def _maintenance(self) -> Maintenance:
+        parts = self._parts
+        return Maintenance(parts.ledger, parts.store, parts.spec, parts.record, parts.vectors, parts.writer)
+
+    def _request(
+        self,
+        limit: int,
+        where: Where,
+        mode: Mode | None,
+        params: SearchParams,
+        min_score: float | None,
+        group_by: Literal["document_id"] | None,
+        fusion: Fusion,
+        alpha: float | None,
+        rerank: Reranker | None,
+        rerank_pool: int,
+    ) -> Request:
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise InvalidInput(f"limit={limit!r} is not a positive int.")
+        if mode not in (None, "dense", "keyword", "hybrid"):
+            raise InvalidInput(f"mode={mode!r} is not known. Use 'dense', 'keyword' or 'hybrid'.")
+        if fusion not in ("convex", "rrf"):
+            raise InvalidInput(f"fusion={fusion!r} is not known. Use 'convex' or 'rrf'.")
+        if group_by not in (None, "document_id"):
+            raise InvalidInput(f"group_by={group_by!r} is not known. Use 'document_id', or leave it out.")
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise InvalidInput(f"alpha={alpha!r} is not between 0 (keyword only) and 1 (dense only).")
+        return Request(
+            limit, prepare(where, self.fields), mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool
+        )
+
+    def _query(self, query: Query) -> tuple[str | None, Vector | None]:
+        if isinstance(query, str):
+            if not query.strip():
+                raise InvalidInput("The query is empty.")
+            return query, None
+        return None, self._vector(query)
+
+    def _vector(self, query: Any) -> Vector:
+        record = self._parts.record
+        return usable_vector(
+            np.asarray(query), record.dimensions, record.fingerprint, cosine=record.metric == "cosine"
+        )
+
+    def _own_tenant(self) -> str | None:
+        if self.tenancy == "required" and self._tenant is None:
+            raise TenantRequired(f"The collection {self.name!r} has tenants. Use collection.tenant(id) (--tenant ID).")
+        return self._tenant
+
+    def _find(self, document_id: str) -> DocumentRecord | None:
+        tenant = self._own_tenant() or ""
+        found = self._parts.ledger.documents.find(
+            self._parts.record.collection_id, tenant, [checked_document_id(document_id)]
+        ).get(document_id)
+        return None if found is None or found.removed or found.revision == 0 else found
+
+    def _require(self, document_id: str) -> DocumentRecord:
+        record = self._find(document_id)
+        if record is None:
+            raise InvalidInput(
+                f"No document {document_id!r} in {self.name!r}. List what is there with: shelflist documents"
+            )
+        return record
+
+
+def _shown_document(record: DocumentRecord) -> dict[str, Any]:
+    return {
+        "document_id": record.document_id,
+        "tenant": record.tenant or None,
+        "source": record.source,
+        "revision": record.revision,
+        "chunks": record.chunk_count,
+        "updated_at": record.updated_at,
+    }
+
+
+def open(
+    url: str,
+    collection: str,
+    *,
+    embedder: str | Embedder | None | Unset = UNSET,
+    fields: Mapping[str, Any] | None = None,
+    index: IndexSpec | None = None,
+    tenancy: Tenancy | None = None,
+    metric: Metric | None = None,
+    fingerprint: str | None = None,
+    dimensions: int | None = None,
+    ledger: str | None = None,
+    target_recall: float | None = None,
+    create: bool = True,
+    busy_timeout: float = 30.0,
+) -> Collection:
+    """Open a collection, or make it (unless `create` is False: then CollectionNotFound).
+
+    `url`: `file:DIRECTORY` or `memory:`. Options that are left out are what is stored or, for a new collection,
+    `embedder="static"`, no fields, the best index of the store, `tenancy="none"`, `metric="cosine"`,
+    `target_recall=0.95`. An option that differs from what is stored raises CollectionMismatch, naming every difference.
+    `embedder=None` takes given vectors and needs `fingerprint` (the name of their space) and `dimensions`.
+    `ledger`: `sqlite:FILE`, where it is not to share the store's database. `busy_timeout`: seconds to wait for another writer.
+    """
+    wanted = Wanted(embedder, fields, index, tenancy, metric, fingerprint, dimensions, target_recall)
+    return Collection(open_parts(url, collection, wanted, ledger=ledger, create=create, busy_timeout=busy_timeout))
+
+
+def collections(url: str, ledger: str | None = None) -> list[str]:
+    """Names of the collections at this place; empty if there is none."""
+    return collection_names(url, ledger)

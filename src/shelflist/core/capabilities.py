@@ -1,0 +1,53 @@
+"""What a store can do, as data. The docs matrix, `require` and the conformance suite read the same object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shelflist.core.errors import UnsupportedFilter, UnsupportedIndex, UnsupportedOperation
+from shelflist.core.filters.nodes import Operator
+from shelflist.core.types import IndexSpec, Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """The abilities of one store. What is not claimed raises `Unsupported…`."""
+
+    store: str
+    index_kinds: frozenset[str]
+    metrics: frozenset[str]
+    filter_operators: frozenset[Operator]
+    filtering: Literal["pre", "in-traversal", "post"]
+    exact: bool
+    keyword: bool
+    max_dimensions: int
+    max_batch: int
+    visibility: Literal["immediate", "after_flush", "eventual"]
+    tenancy: Literal["filter", "partition", "native"]
+    concurrent_writers: bool
+    durable: bool
+
+    def require_index(self, index: IndexSpec | None, metric: Metric, dimensions: int) -> None:
+        """Raise UnsupportedIndex unless the store can build this index."""
+        if index is not None and index.kind not in self.index_kinds:
+            raise UnsupportedIndex(
+                f"The {self.store} store has no {index.kind} index (it has: {', '.join(sorted(self.index_kinds))}). "
+                "Leave index= out to get the best that it has."
+            )
+        if metric not in self.metrics:
+            raise UnsupportedIndex(
+                f"The {self.store} store has no {metric} metric (it has: {', '.join(sorted(self.metrics))})."
+            )
+        if not 1 <= dimensions <= self.max_dimensions:
+            raise UnsupportedIndex(
+                f"The {self.store} store takes 1 to {self.max_dimensions} dimensions, not {dimensions}."
+            )
+
+    def require_operator(self, operator: Operator) -> None:
+        if operator not in self.filter_operators:
+            raise UnsupportedFilter(f"The {self.store} store has no filter operator {operator.value!r}.")
+
+    def require_keyword(self) -> None:
+        if not self.keyword:
+            raise UnsupportedOperation(f"The {self.store} store has no keyword search.")

@@ -1,0 +1,199 @@
+"""Every error that Shelflist raises.
+
+    ShelflistError
+    ├── ConfigError            UnknownStore  MissingDependency  CollectionNotFound  CollectionMismatch
+    ├── InvalidInput           EmptyText  InvalidVector  DimensionMismatch  DuplicateChunk  ChunkTooLarge
+    │                          UnreadableSource
+    ├── FieldError             UnknownField  WrongFieldType
+    ├── FilterError            InvalidFilter  FilterTooBroad
+    ├── Unsupported            UnsupportedIndex  UnsupportedFilter  UnsupportedOperation
+    ├── EmbedderError          EmbedderMismatch
+    ├── TenantRequired  TenantForbidden
+    ├── SourceConflict  RemovalRefused
+    ├── StoreError             StoreUnavailable  StoreReadOnly  StoreFull  StoreDamaged  CacheDamaged
+    │                          MarkerMismatch
+    └── LedgerError            LedgerTooNew  LedgerBusy
+
+Every message says what is wrong, why, and what to do next. `Transient` marks errors that a retry may cure;
+everything else is final until somebody changes something.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ShelflistError(Exception):
+    """Base of every error that Shelflist raises on purpose."""
+
+
+class Transient:
+    """Mixed into errors that may go away by themselves: callers with a queue try again later."""
+
+
+class ConfigError(ShelflistError):
+    """The options, URL or environment do not describe something that can be opened."""
+
+
+class UnknownStore(ConfigError):
+    """No store answers to this URL scheme."""
+
+
+class MissingDependency(ConfigError):
+    """An optional package is not installed; the message is the command that installs it."""
+
+    @classmethod
+    def for_extra(cls, package: str, extra: str, purpose: str) -> MissingDependency:
+        return cls(f"{purpose} needs the package {package!r}. Install it with: pip install 'shelflist[{extra}]'")
+
+
+class CollectionNotFound(ConfigError):
+    """No collection of this name exists at this place."""
+
+
+class CollectionMismatch(ConfigError):
+    """The collection exists with other options; every difference is listed."""
+
+
+class InvalidInput(ShelflistError, ValueError):
+    """A document, chunk, vector or option cannot be accepted as it is."""
+
+
+class EmptyText(InvalidInput):
+    """A chunk has no text."""
+
+
+class InvalidVector(InvalidInput):
+    """A vector holds NaN, infinity, only zeros, or is not one row of numbers."""
+
+
+class DimensionMismatch(InvalidVector):
+    """A vector has another number of dimensions than the collection."""
+
+
+class DuplicateChunk(InvalidInput):
+    """One batch holds the same id twice."""
+
+
+class ChunkTooLarge(InvalidInput):
+    """A chunk's text is longer than the limit."""
+
+
+class UnreadableSource(InvalidInput):
+    """A file or stream of documents cannot be read or parsed."""
+
+
+class FieldError(ShelflistError, ValueError):
+    """Metadata and declared fields disagree."""
+
+
+class UnknownField(FieldError):
+    """A filter names a field that the collection does not declare."""
+
+    @classmethod
+    def named(cls, name: str, known: Iterable[str]) -> UnknownField:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        declared = ", ".join(known) if known else "none"
+        return cls(
+            f"Unknown field {name!r}.{hint} Declared fields: {declared}. "
+            f"Declare it with: shelflist fields add {name} TYPE"
+        )
+
+
+class WrongFieldType(FieldError):
+    """A metadata value does not have its field's declared type."""
+
+
+class FilterError(ShelflistError, ValueError):
+    """A filter cannot be understood or cannot be run."""
+
+
+class InvalidFilter(FilterError):
+    """A filter is malformed, or compares a field with a value of another type."""
+
+
+class FilterTooBroad(FilterError):
+    """A filter that the store cannot run itself matches more ids than may be sent to it."""
+
+
+class Unsupported(ShelflistError):
+    """The store does not claim this capability."""
+
+
+class UnsupportedIndex(Unsupported):
+    """The store has no vector index of this kind or metric."""
+
+
+class UnsupportedFilter(Unsupported):
+    """The store has no such filter operator."""
+
+
+class UnsupportedOperation(Unsupported):
+    """The store has no such operation."""
+
+
+class EmbedderError(ShelflistError):
+    """An embedder failed, or returned something that is not one vector per text."""
+
+
+class EmbedderMismatch(EmbedderError):
+    """Two vector spaces would be mixed; both fingerprints are named."""
+
+
+class TenantRequired(ShelflistError):
+    """A tenanted collection is used without a tenant."""
+
+
+class TenantForbidden(ShelflistError):
+    """A tenant is given to a collection that has no tenants."""
+
+
+class SourceConflict(ShelflistError):
+    """A document belongs to another source."""
+
+
+class RemovalRefused(ShelflistError):
+    """A pass would delete more of the collection than is allowed without saying so."""
+
+
+class StoreError(ShelflistError):
+    """The store failed."""
+
+
+class StoreUnavailable(StoreError, Transient):
+    """The store cannot be reached now."""
+
+
+class StoreReadOnly(StoreError):
+    """The place of the index cannot be written."""
+
+
+class StoreFull(StoreError):
+    """No space is left for the index; what was acknowledged is kept."""
+
+
+class StoreDamaged(StoreError):
+    """Stored bytes are not what was written."""
+
+
+class CacheDamaged(StoreError):
+    """A rebuildable cache of the store is missing or damaged; `Store.repair` rebuilds it."""
+
+
+class MarkerMismatch(StoreError):
+    """The store belongs to another ledger."""
+
+
+class LedgerError(ShelflistError):
+    """The ledger failed."""
+
+
+class LedgerTooNew(LedgerError):
+    """The ledger was written by a newer version of Shelflist."""
+
+
+class LedgerBusy(LedgerError, Transient):
+    """Another writer has held the ledger for longer than the time-out."""

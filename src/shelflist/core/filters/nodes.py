@@ -1,0 +1,127 @@
+"""The filter tree: one language for all stores, two-valued logic, and `matches`, which says what a filter means.
+
+A missing or null field matches no positive comparison; `!=` and `not in` are exactly NOT of `==` and `in`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Operator(StrEnum):
+    EQ = "=="
+    NE = "!="
+    LT = "<"
+    LE = "<="
+    GT = ">"
+    GE = ">="
+    IN = "in"
+    NOT_IN = "not in"
+    BETWEEN = "between"
+    CONTAINS = "contains"
+    STARTS_WITH = "starts with"
+    EXISTS = "exists"
+
+
+class Filter:
+    """A condition on metadata. Combine with `&`, `|`, `~`."""
+
+    __slots__ = ()
+
+    def __and__(self, other: Filter) -> Filter:
+        return And((self, other))
+
+    def __or__(self, other: Filter) -> Filter:
+        return Or((self, other))
+
+    def __invert__(self) -> Filter:
+        return Not(self)
+
+    def __bool__(self) -> bool:
+        raise TypeError("A filter has no truth value. Combine filters with & | ~, not with and, or, not.")
+
+    def matches(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether metadata in stored form (see `core.fields`) matches. The oracle of every store."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Filter):
+    """One field compared with a value: a scalar, a tuple for `in` and `between`, None for `exists`."""
+
+    field: str
+    operator: Operator
+    value: Any = None
+
+    def matches(self, metadata: Mapping[str, Any]) -> bool:
+        stored = metadata.get(self.field)
+        match self.operator:
+            case Operator.EQ:
+                return _equal(stored, self.value)
+            case Operator.NE:
+                return not _equal(stored, self.value)
+            case Operator.IN:
+                return any(_equal(stored, member) for member in self.value)
+            case Operator.NOT_IN:
+                return not any(_equal(stored, member) for member in self.value)
+            case Operator.EXISTS:
+                return stored is not None
+        if stored is None:
+            return False
+        match self.operator:
+            case Operator.LT:
+                return bool(stored < self.value)
+            case Operator.LE:
+                return bool(stored <= self.value)
+            case Operator.GT:
+                return bool(stored > self.value)
+            case Operator.GE:
+                return bool(stored >= self.value)
+            case Operator.BETWEEN:
+                low, high = self.value
+                return bool(low <= stored <= high)
+            case Operator.CONTAINS:
+                return self.value in stored
+            case Operator.STARTS_WITH:
+                return bool(stored.startswith(self.value))
+        raise AssertionError(self.operator)
+
+
+def _equal(stored: Any, value: Any) -> bool:
+    """Equality of a stored value; on a list, membership (so `!=` on a list means "does not contain")."""
+    if stored is None:
+        return False
+    if isinstance(stored, list):
+        return value in stored
+    return bool(stored == value)
+
+
+@dataclass(frozen=True, slots=True)
+class And(Filter):
+    """Every part matches; no parts match everything."""
+
+    parts: tuple[Filter, ...]
+
+    def matches(self, metadata: Mapping[str, Any]) -> bool:
+        return all(part.matches(metadata) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Or(Filter):
+    """At least one part matches; no parts match nothing."""
+
+    parts: tuple[Filter, ...]
+
+    def matches(self, metadata: Mapping[str, Any]) -> bool:
+        return any(part.matches(metadata) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Filter):
+    part: Filter
+
+    def matches(self, metadata: Mapping[str, Any]) -> bool:
+        return not self.part.matches(metadata)

@@ -1,0 +1,37 @@
+"""The seam for one database: when store and ledger share one, both work in the same Transaction.
+
+Neither knows the other: each opens `database.read()` or `database.write()`, and nested calls on one thread join. So the
+points of a revision and its switch commit together, and a search and its check see one snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+
+class Transaction(Protocol):
+    """One open transaction on one DB-API connection. Statements use `?` for parameters."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Run one statement; the result iterates over tuples and has `fetchone`, `fetchall`, `rowcount`."""
+        ...
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> Any: ...
+
+
+class Database(Protocol):
+    """Where transactions come from. Two databases with the same `identity` are one database."""
+
+    identity: str
+
+    def read(self) -> AbstractContextManager[Transaction]:
+        """A consistent snapshot. Nested calls on one thread join the outer transaction."""
+        ...
+
+    def write(self) -> AbstractContextManager[Transaction]:
+        """An exclusive write transaction: commits at the end, rolls back on an exception; nested calls join."""
+        ...
+
+    def close(self) -> None: ...

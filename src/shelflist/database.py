@@ -1,0 +1,208 @@
+"""SQLite as a `Database`: one connection a thread, one writer at a time, reopened after a fork.
+
+WAL mode: readers see a snapshot and never block the writer. Commits are synced to disk before they return.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shelflist.core.errors import LedgerBusy, ShelflistError, StoreDamaged, StoreError, StoreFull, StoreReadOnly
+
+_SLOW_WAIT = 5.0
+
+
+class SqliteTransaction:
+    """An open transaction on one sqlite3 connection."""
+
+    __slots__ = ("_connection", "writable")
+
+    def __init__(self, connection: sqlite3.Connection, writable: bool) -> None:
+        self._connection = connection
+        self.writable = writable
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        return self._connection.execute(sql, parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> sqlite3.Cursor:
+        return self._connection.executemany(sql, rows)
+
+
+class SqliteDatabase:
+    """A SQLite file, or with `path=None` a private database in memory."""
+
+    def __init__(self, path: Path | None, *, busy_timeout: float = 30.0) -> None:
+        self.path = path
+        self.busy_timeout = busy_timeout
+        self.identity = f"sqlite:{path.resolve()}" if path else f"sqlite:memory:{id(self)}"
+        self._local = threading.local()
+        self._pid = os.getpid()
+        self._write_lock = threading.RLock()
+        self._opened: list[sqlite3.Connection] = []
+        self._memory: sqlite3.Connection | None = None
+        if path is None:
+            self._memory = self._connect()
+
+    @contextmanager
+    def read(self) -> Iterator[SqliteTransaction]:
+        """A snapshot of the database; joins the transaction that this thread already has."""
+        self._reset_after_fork()
+        current = getattr(self._local, "transaction", None)
+        if current is not None:
+            yield current
+            return
+        with self._memory_guard():
+            connection = self._connection()
+            with self._mapped_errors():
+                connection.execute("BEGIN")
+                transaction = self._local.transaction = SqliteTransaction(connection, writable=False)
+                try:
+                    yield transaction
+                finally:
+                    self._local.transaction = None
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+
+    @contextmanager
+    def write(self) -> Iterator[SqliteTransaction]:
+        """The one write transaction: waits for another writer, commits at the end, rolls back on any exception."""
+        self._reset_after_fork()
+        current = getattr(self._local, "transaction", None)
+        if current is not None:
+            if not current.writable:
+                raise AssertionError("A write transaction cannot start inside a read transaction.")
+            yield current
+            return
+        with self._write_lock:
+            connection = self._connection()
+            with self._mapped_errors():
+                self._begin_immediate(connection)
+                transaction = self._local.transaction = SqliteTransaction(connection, writable=True)
+                try:
+                    yield transaction
+                    connection.execute("COMMIT")
+                finally:
+                    self._local.transaction = None
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        if self._pid == os.getpid():
+            for connection in self._opened:
+                connection.close()
+        self._opened.clear()
+        self._local = threading.local()
+        self._memory = None
+
+    @contextmanager
+    def _memory_guard(self) -> Iterator[None]:
+        """A database in memory has one connection, so its readers take turns with its writer."""
+        if self._memory is None:
+            yield
+        else:
+            with self._write_lock:
+                yield
+
+    def _reset_after_fork(self) -> None:
+        # A SQLite connection must not be used, nor even closed, in a forked child.
+        if self._pid != os.getpid():
+            if self._memory is not None:
+                self._pid = os.getpid()
+                return
+            self._pid = os.getpid()
+            self._abandoned = self._opened  # kept alive: closing them here would drop the parent's locks
+            self._opened = []
+            self._local = threading.local()
+            self._write_lock = threading.RLock()
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._memory is not None:
+            return self._memory
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        with self._mapped_errors():
+            if self.path is None:
+                connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            elif os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
+                connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+            else:
+                connection = self._connect_read_only(self.path)
+            connection.execute("PRAGMA cache_size = -65536")
+            connection.execute("PRAGMA temp_store = MEMORY")
+            self._opened.append(connection)
+            return connection
+
+    def _connect_read_only(self, path: Path) -> sqlite3.Connection:
+        # WAL needs a writable directory for its shared memory. A directory that nobody here can write is
+        # read as immutable, unless a log shows that a writer with more rights is at work or has crashed.
+        log = path.with_name(path.name + "-wal")
+        immutable = "&immutable=1" if not log.exists() or log.stat().st_size == 0 else ""
+        return sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro{immutable}", uri=True, isolation_level=None, check_same_thread=False
+        )
+
+    def _begin_immediate(self, connection: sqlite3.Connection) -> None:
+        from shelflist.core.log import log
+
+        started = time.monotonic()
+        said = False
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) and "busy" not in str(error):
+                    raise
+            waited = time.monotonic() - started
+            if waited > self.busy_timeout:
+                raise LedgerBusy(
+                    f"Another process has been writing to {self.path} for more than {self.busy_timeout:.0f} s. "
+                    "Wait for it to finish, or stop it, then run this again."
+                )
+            if waited > _SLOW_WAIT and not said:
+                said = True
+                log.warning("Waiting for another writer of %s.", self.path)
+
+    @contextmanager
+    def _mapped_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ShelflistError:
+            raise
+        except sqlite3.Error as error:
+            raise self._mapped(error) from error
+
+    def _mapped(self, error: sqlite3.Error) -> StoreError | LedgerBusy:
+        text = str(error)
+        place = self.path or "the database in memory"
+        if "readonly" in text or "unable to open" in text:
+            return StoreReadOnly(
+                f"{place} cannot be written ({text}). Check the permissions of its directory, "
+                "or use a directory that you own."
+            )
+        if "full" in text or "disk I/O" in text:
+            return StoreFull(
+                f"No space is left to write {place} ({text}). Everything acknowledged before is kept. "
+                "Free some space and run the same command again."
+            )
+        if "malformed" in text or "not a database" in text:
+            return StoreDamaged(
+                f"{place} is not a sound SQLite file ({text}). Restore it from a backup, "
+                "or delete the directory and sync again."
+            )
+        if "locked" in text or "busy" in text:
+            return LedgerBusy(f"{place} is locked by another process. Run this again when it has finished.")
+        return StoreError(f"{place}: {text}")

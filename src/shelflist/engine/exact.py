@@ -1,0 +1,48 @@
+"""Exact nearest neighbours by NumPy: the ground truth of every recall figure."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from shelflist.core.types import Metric, Vector
+
+Positions = npt.NDArray[np.int64]
+
+
+def prepared(vectors: Vector, metric: Metric) -> Vector:
+    """Vectors as `distances` wants them: unit length for cosine, unchanged otherwise. Shape (n, d) or (d,)."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if metric != "cosine":
+        return vectors
+    # Scaled by the largest component first: the squares of very small or large numbers leave float32.
+    largest = np.abs(vectors).max(axis=-1, keepdims=True)
+    scaled = vectors / np.where(largest == 0, 1, largest)
+    length = np.linalg.norm(scaled, axis=-1, keepdims=True)
+    return np.asarray(scaled / np.where(length == 0, 1, length), dtype=np.float32)
+
+
+def distances(matrix: Vector, query: Vector, metric: Metric) -> Vector:
+    """Distances of prepared rows (n, d) to a prepared query (d,): cosine 1 - cos, dot -dot, l2 Euclidean. Shape (n,)."""
+    if metric == "l2":
+        return np.asarray(np.sqrt(np.square(matrix - query).sum(axis=1)), dtype=np.float32)
+    products = matrix @ query
+    return np.asarray(1 - products if metric == "cosine" else -products, dtype=np.float32)
+
+
+def nearest(found: Vector, limit: int) -> Positions:
+    """Positions of the `limit` smallest distances, nearest first, ties by position."""
+    if limit < len(found):
+        bound = np.partition(found, limit - 1)[limit - 1]
+        chosen = np.flatnonzero(found <= bound)
+    else:
+        chosen = np.arange(len(found))
+    order = np.argsort(found[chosen], kind="stable")[:limit]
+    return np.asarray(chosen[order], dtype=np.int64)
+
+
+def score(distance: float, metric: Metric) -> float:
+    """A distance as a score, higher is better: cosine cos, dot the product, l2 1 / (1 + distance)."""
+    if metric == "cosine":
+        return 1 - distance
+    return -distance if metric == "dot" else 1 / (1 + distance)

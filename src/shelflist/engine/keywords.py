@@ -1,0 +1,195 @@
+"""BM25 over numbered rows, by tantivy. A cache: whoever owns the rows can build it again.
+
+The index may hold rows that its owner has deleted, or has not committed: the owner checks every row that comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shelflist.core.types import Vector
+from shelflist.engine.exact import Positions
+
+if TYPE_CHECKING:
+    import tantivy
+
+_ANALYZER = "shelflist_en"
+_MAX_TERMS = 1024
+_SMALL_BATCH = 2_000
+_HEAP_SMALL = 15_000_000
+_HEAP_LARGE = 200_000_000
+
+
+class KeywordIndexDamaged(Exception):
+    """The files of the index cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeywordRow:
+    row: int
+    text: str
+    tenant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeywordHits:
+    """Rows int64 and BM25 scores float32, best first; `exhausted` when no further row shares a term."""
+
+    rows: Positions
+    scores: Vector
+    exhausted: bool
+
+
+class KeywordIndex:
+    """An index in a directory, or in memory with `path=None`. Safe for many readers and, under a lock of its owner, one writer."""
+
+    def __init__(self, path: Path | None, *, create: bool = False) -> None:
+        import tantivy
+
+        self.path = path
+        self._schema = _schema()
+        with _damage_named(path):
+            if path is None:
+                self._index = tantivy.Index(self._schema)
+            else:
+                if create:
+                    shutil.rmtree(path, ignore_errors=True)
+                    path.mkdir(parents=True)
+                elif not tantivy.Index.exists(str(path)):
+                    raise KeywordIndexDamaged(f"{path} holds no keyword index")
+                self._index = tantivy.Index(self._schema, path=str(path), reuse=True)
+            self._analyzer = _analyzer()
+            self._index.register_tokenizer(_ANALYZER, self._analyzer)
+            self._index.config_reader("manual")
+            self._searcher = self._index.searcher()
+
+    def reload(self) -> None:
+        """See everything committed until now, by any process."""
+        with _damage_named(self.path):
+            self._index.reload()
+            self._searcher = self._index.searcher()
+
+    def require(self, stamp: int) -> None:
+        """Raise KeywordIndexDamaged unless the files hold the write with this stamp: an old copy put back does not."""
+        if self.path is not None:
+            with _damage_named(self.path):
+                found = json.loads((self.path / "meta.json").read_text())["opstamp"]
+            if found < stamp:
+                raise KeywordIndexDamaged(f"{self.path} is older than its rows")
+
+    @property
+    def rows(self) -> int:
+        return self._searcher.num_docs
+
+    def write(
+        self, rows: Sequence[KeywordRow], *, deleted: Iterable[int] = (), expected: int | None = None, above: int | None = None
+    ) -> int:
+        """Delete and add rows in one commit; returns the commit's stamp.
+
+        With `expected` (the stamp of the last write that the owner committed) and another stamp found, rows above
+        `above` are leftovers of a write that the owner rolled back: they go first.
+        """
+        import tantivy
+
+        with _damage_named(self.path):
+            small = len(rows) < _SMALL_BATCH
+            writer = self._index.writer(_HEAP_SMALL if small else _HEAP_LARGE, 1 if small else 2)
+            try:
+                if expected is not None and above is not None:
+                    if writer.commit_opstamp < expected:
+                        raise KeywordIndexDamaged(f"{self.path} is older than its rows")
+                    if writer.commit_opstamp != expected:
+                        leftovers = tantivy.Query.range_query(
+                            self._schema, "row", tantivy.FieldType.Unsigned, above + 1, 2**63, True, False
+                        )
+                        writer.delete_documents_by_query(leftovers)
+                gone = list(deleted)
+                if gone:  # by query: deleting by term passes over unsigned fields in silence
+                    writer.delete_documents_by_query(tantivy.Query.term_set_query(self._schema, "row", gone))
+                for item in rows:
+                    document = tantivy.Document()
+                    document.add_unsigned("row", item.row)
+                    document.add_text("text", item.text)
+                    if item.tenant is not None:
+                        document.add_text("tenant", item.tenant)
+                    writer.add_document(document)
+                stamp = writer.commit()
+            except BaseException:
+                writer.rollback()
+                raise
+            finally:
+                writer.wait_merging_threads()
+            self._index.reload()
+            self._searcher = self._index.searcher()
+            return int(stamp)
+
+    def search(self, text: str, limit: int, tenant: str | None = None) -> KeywordHits:
+        """Rows that share a term with the text, by BM25 (k1=1.2, b=.75), best first, ties by row."""
+        import tantivy
+
+        with _damage_named(self.path):
+            searcher = self._searcher
+            terms = Counter(self._analyzer.analyze(text))
+            limit = min(limit, searcher.num_docs)
+            if not terms or limit < 1:
+                return KeywordHits(np.empty(0, np.int64), np.empty(0, np.float32), exhausted=True)
+            clauses: list[tuple[tantivy.Occur, tantivy.Query]] = []
+            for term, repeated in terms.most_common(_MAX_TERMS):
+                query = tantivy.Query.term_query(self._schema, "text", term)
+                clauses.append((tantivy.Occur.Should, tantivy.Query.boost_query(query, repeated) if repeated > 1 else query))
+            wanted = tantivy.Query.boolean_query(clauses)
+            if tenant is not None:
+                own = tantivy.Query.term_query(self._schema, "tenant", tenant)
+                own = tantivy.Query.boost_query(tantivy.Query.const_score_query(own, 1.0), 0.0)
+                wanted = tantivy.Query.boolean_query([(tantivy.Occur.Must, own), (tantivy.Occur.Must, wanted)])
+            hits = searcher.search(wanted, limit, count=False).hits
+            rows = np.array(searcher.fast_field_values("row", [address for _, address in hits]), dtype=np.int64)
+            scores = np.array([value for value, _ in hits], dtype=np.float32)
+        order = np.lexsort((rows, -scores))
+        return KeywordHits(rows[order], scores[order], exhausted=len(hits) < limit or limit == searcher.num_docs)
+
+
+def _schema() -> tantivy.Schema:
+    import tantivy
+
+    builder = tantivy.SchemaBuilder()
+    builder.add_unsigned_field("row", indexed=True, fast=True)
+    builder.add_text_field("tenant", tokenizer_name="raw", index_option="basic")
+    builder.add_text_field("text", tokenizer_name=_ANALYZER, index_option="freq")
+    return builder.build()
+
+
+def _analyzer() -> tantivy.TextAnalyzer:
+    """The steps of tantivy's own English analyser, built here so that queries can be analysed without a query syntax."""
+    import tantivy
+
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+    builder = builder.filter(tantivy.Filter.remove_long(40)).filter(tantivy.Filter.lowercase())
+    return builder.filter(tantivy.Filter.stemmer("english")).build()
+
+
+@contextmanager
+def _damage_named(path: Path | None) -> Iterator[None]:
+    # tantivy reports damaged files as ValueError or OSError, or panics (which is no Exception in Python).
+    try:
+        yield
+    except KeywordIndexDamaged:
+        raise
+    except (ValueError, KeyError, OSError) as error:
+        if "No space left" in str(error):
+            raise
+        raise KeywordIndexDamaged(f"{path}: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise KeywordIndexDamaged(f"{path}: {error}") from error
+

@@ -1,0 +1,129 @@
+"""Vectors for new chunks: from the chunk itself, from the store, from the cache, and only then from the embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shelflist.core.errors import EmbedderError, ShelflistError, Transient
+from shelflist.core.types import SyncReport, Vector
+from shelflist.embedders.protocol import Embedder
+from shelflist.indexing.plan import PlannedDocument
+from shelflist.ledger.catalog import CollectionRecord
+from shelflist.ledger.ledger import Ledger
+from shelflist.stores.protocol import GenerationSpec, Store
+
+_TEXTS_PER_CALL = 1024
+_GIVE_UP_AFTER = 8
+
+
+class VectorSource:
+    """Finds or makes vectors for one collection; what was paid for is cached before anything else happens."""
+
+    def __init__(
+        self, ledger: Ledger, store: Store, spec: GenerationSpec, collection: CollectionRecord, embedder: Embedder | None
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._spec = spec
+        self._collection = collection
+        self._embedder = embedder
+        self._own_rows_serve = store.database is not None and store.database.identity == ledger.database.identity
+
+    def fill(self, planned: Sequence[PlannedDocument], report: SyncReport) -> dict[bytes, Vector]:
+        """Vectors by text hash for every new chunk without one. Chunks whose text cannot be embedded get an `error`."""
+        texts: dict[bytes, str] = {}
+        fresh: set[bytes] = set()
+        for one in planned:
+            fresh |= one.fresh
+            texts.update((chunk.text_hash, chunk.content) for chunk in one.revision.new if chunk.embedding_hash is None)
+        if not texts:
+            return {}
+        vectors = self.known([one for one in texts if one not in fresh])
+        report.cached += len(vectors)
+        missing = [one for one in texts if one not in vectors]
+        errors = self._embed(missing, texts, vectors, report)
+        for planned_document in planned:
+            for chunk in planned_document.revision.new:
+                if chunk.embedding_hash is None and chunk.text_hash in errors:
+                    chunk.error = errors[chunk.text_hash]
+                    chunk.attempts += 1
+        return vectors
+
+    def for_texts(self, texts: dict[bytes, str], report: SyncReport) -> dict[bytes, Vector]:
+        """Vectors of texts by their hash, embedded where none exists; texts that cannot be embedded are left out."""
+        vectors = self.known(list(texts))
+        missing = [one for one in texts if one not in vectors]
+        if missing and self._embedder is not None:
+            self._embed(missing, texts, vectors, report)
+        return vectors
+
+    def known(self, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
+        """Vectors that exist already: cached, or in the store under a point with the same text."""
+        vectors = self._ledger.embeddings.get(self._collection.fingerprint, hashes)
+        rest = [one for one in hashes if one not in vectors]
+        if rest:
+            points = self._ledger.documents.indexed_by_text(self._collection.generation_id, rest)
+            stored = self._store.vectors(self._spec, list(points.values()))
+            vectors.update((text, stored[point]) for text, point in points.items() if point in stored)
+        return vectors
+
+    def remember(self, vectors: dict[bytes, Vector]) -> None:
+        if vectors:
+            self._ledger.embeddings.put(self._collection.fingerprint, vectors)
+
+    def settle(self, hashes: Sequence[bytes]) -> None:
+        """These texts are in the store. Where its rows serve as the cache, a second copy is not kept."""
+        if self._own_rows_serve:
+            self._ledger.embeddings.forget(self._collection.fingerprint, hashes)
+
+    def _embed(
+        self, missing: Sequence[bytes], texts: dict[bytes, str], vectors: dict[bytes, Vector], report: SyncReport
+    ) -> dict[bytes, str]:
+        errors: dict[bytes, str] = {}
+        if missing and self._embedder is None:
+            raise EmbedderError(f"The collection {self._collection.name!r} has no embedder for new texts.")
+        for start in range(0, len(missing), _TEXTS_PER_CALL):
+            part = missing[start : start + _TEXTS_PER_CALL]
+            made = self._embed_part(part, texts, errors)
+            report.embedded += len(made)
+            self.remember(made)
+            vectors.update(made)
+        return errors
+
+    def _embed_part(self, part: Sequence[bytes], texts: dict[bytes, str], errors: dict[bytes, str]) -> dict[bytes, Vector]:
+        """One call; if it fails for good, one call a text, so that a bad text does not take the others with it."""
+        try:
+            rows = self._call([texts[one] for one in part])
+            bad = [not (row.any() and np.isfinite(row).all()) for row in rows]
+            for i in [i for i, is_bad in enumerate(bad) if is_bad]:
+                errors[part[i]] = "The embedder returned NaN, infinity or only zeros."
+            return {one: rows[i] for i, one in enumerate(part) if not bad[i]}
+        except Exception as error:
+            if isinstance(error, Transient):
+                raise
+            if len(part) == 1:
+                errors[part[0]] = str(error) or type(error).__name__
+                return {}
+        made: dict[bytes, Vector] = {}
+        for tried, one in enumerate(part):
+            made.update(self._embed_part([one], texts, errors))
+            if tried + 1 == _GIVE_UP_AFTER and not made:
+                raise EmbedderError(errors[one])  # not the texts but the embedder is at fault
+        return made
+
+    def _call(self, texts: Sequence[str]) -> Vector:
+        assert self._embedder is not None
+        try:
+            rows = np.asarray(self._embedder.embed_documents(texts), dtype=np.float32)
+        except ShelflistError:
+            raise
+        except Exception as error:
+            raise EmbedderError(f"{self._embedder.fingerprint}: {type(error).__name__}: {error}") from error
+        if rows.shape != (len(texts), self._collection.dimensions):
+            raise EmbedderError(
+                f"{self._embedder.fingerprint} returned an array of shape {rows.shape} for {len(texts)} texts; the "
+                f"collection has {self._collection.dimensions} dimensions."
+            )
+        return rows

@@ -1,0 +1,132 @@
+"""Names that follow from content: the digest of a document, the id of a chunk, the id of a point.
+
+Everything hashed is length-prefixed, so that no two different inputs run together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import orjson
+
+from shelflist.core.errors import ChunkTooLarge, EmptyText, InvalidInput, WrongFieldType
+from shelflist.core.types import MAX_CHUNK_BYTES, Chunk, Document, Metadata
+
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATETIME
+_length = struct.Struct("<q").pack
+_ABSENT = _length(-1)
+
+
+def canonical(metadata: Metadata) -> bytes:
+    """Metadata as JSON with sorted keys: equal metadata, equal bytes."""
+    try:
+        return orjson.dumps(metadata, default=_unusual, option=_SORTED)
+    except TypeError as error:
+        raise WrongFieldType(f"Metadata cannot be written as JSON: {error}") from None
+
+
+def _unusual(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return {"datetime": value.isoformat()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return list(value)
+    if hasattr(value, "items"):
+        return dict(value)
+    return repr(value)
+
+
+def vector_bytes(embedding: Any) -> bytes:
+    """A given vector as float32 bytes; any shape, checked later."""
+    try:
+        return np.ascontiguousarray(embedding, dtype=np.float32).tobytes()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"An embedding is not a row of numbers: {error}") from None
+
+
+def document_digest(document: Document) -> bytes:
+    """One hash over everything that the ledger keeps of a document: 32 bytes. Cheap, and enough for a no-op."""
+    parts: list[bytes] = []
+    for chunk in document.chunks:
+        content = text_bytes(chunk.content)
+        metadata = canonical(chunk.metadata) if chunk.metadata else b""
+        section = b"" if chunk.section is None else chunk.section.encode(errors="surrogatepass")
+        strategy = b"" if chunk.chunk_strategy is None else chunk.chunk_strategy.encode()
+        vector = None if chunk.embedding is None else vector_bytes(chunk.embedding)
+        parts += (
+            struct.pack(
+                "<qqqqq", len(content), len(metadata), len(section), len(strategy), -1 if vector is None else len(vector)
+            ),
+            content,
+            metadata,
+            section,
+            strategy,
+        )
+        if vector is not None:
+            parts.append(vector)
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def text_bytes(content: Any) -> bytes:
+    if not isinstance(content, str):
+        raise InvalidInput(f"A chunk's content is {type(content).__name__}, not text.")
+    try:
+        return content.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"A chunk's text is not valid Unicode (lone surrogate at character {error.start}). "
+            "Decode the source with errors='replace', or fix it."
+        ) from None
+
+
+def checked_text(chunk: Chunk) -> bytes:
+    """The UTF-8 of a chunk's text, or EmptyText, ChunkTooLarge, InvalidInput."""
+    content = text_bytes(chunk.content)
+    if not content.strip():
+        raise EmptyText("A chunk has no text. Leave it out, or check the chunker.")
+    if len(content) > MAX_CHUNK_BYTES:
+        raise ChunkTooLarge(
+            f"A chunk has {len(content):,} bytes of text; the limit is {MAX_CHUNK_BYTES:,}. Cut it, for example with "
+            "shelflist.Chunker."
+        )
+    return content
+
+
+def hash_of(*parts: bytes | None) -> bytes:
+    """SHA-256 over length-prefixed parts; None is not the empty part."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if part is None:
+            digest.update(_ABSENT)
+        else:
+            digest.update(_length(len(part)))
+            digest.update(part)
+    return digest.digest()
+
+
+def _uuid5(namespace: bytes, name: bytes) -> bytes:
+    """RFC 4122 version 5, as 16 bytes."""
+    raw = bytearray(hashlib.sha1(namespace + name, usedforsecurity=False).digest()[:16])
+    raw[6] = raw[6] & 0x0F | 0x50
+    raw[8] = raw[8] & 0x3F | 0x80
+    return bytes(raw)
+
+
+def _prefixed(*parts: bytes | None) -> bytes:
+    return b"".join(_ABSENT if part is None else _length(len(part)) + part for part in parts)
+
+
+def chunk_id(uid: bytes, tenant: str | None, document_id: str, text_hash: bytes, occurrence: int) -> bytes:
+    """The chunk's name: same text in the same document, same id, wherever it stands."""
+    owner = None if tenant is None else tenant.encode()
+    return _uuid5(uid, _prefixed(owner, document_id.encode(), text_hash, _length(occurrence)))
+
+
+def point_id(chunk: bytes, metadata_hash: bytes, embedding_hash: bytes | None, revision: int) -> bytes:
+    """The store row's name: no id is used again once a later revision has condemned it."""
+    return _uuid5(chunk, _prefixed(metadata_hash, embedding_hash, _length(revision)))

@@ -1,0 +1,147 @@
+"""Proves that what is searched is what was written, and restores what is not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from shelflist.core.types import Point, SyncReport, Vector
+from shelflist.indexing.embedding import VectorSource
+from shelflist.indexing.write import Writer
+from shelflist.ledger.catalog import CollectionRecord
+from shelflist.ledger.ledger import Ledger
+from shelflist.stores.protocol import GenerationSpec, Store
+
+_BATCH = 1_000
+
+
+class Maintenance:
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        spec: GenerationSpec,
+        collection: CollectionRecord,
+        vectors: VectorSource,
+        writer: Writer,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._spec = spec
+        self._collection = collection
+        self._vectors = vectors
+        self._writer = writer
+
+    def verify(self, sample: int) -> dict[str, Any]:
+        """Compare ledger and store both ways, sample vectors against the cache, and count the keyword rows."""
+        generation = self._collection.generation_id
+        wanted: dict[bytes, str] = {}
+        condemned: set[bytes] = set()
+        pending: set[bytes] = set()
+        for point_id, status, is_condemned, document_id in self._ledger.documents.points(generation):
+            if is_condemned:
+                condemned.add(point_id)
+            elif status in ("indexed", "stale"):
+                wanted[point_id] = document_id
+            else:
+                pending.add(point_id)
+        stored = {point_id: status for point_id, status in self._store.scan(self._spec)}
+        hidden = sum(1 for point in wanted if stored.get(point) == "stale")
+        missing = [point for point in wanted if point not in stored]
+        ghosts = [point for point in stored if point not in wanted and point not in condemned and point not in pending]
+        different = self._different([point for point in wanted if point in stored], sample)
+        stats = self._store.stats(self._spec)
+        keyword_rows = stats.get("keyword_rows")
+        keywords_ok = not self._store.capabilities.keyword or keyword_rows == len(stored)
+        unfinished = self._ledger.revisions.open_count(generation)
+        return {
+            "ok": not missing and not ghosts and not different and keywords_ok,
+            "ledger": len(wanted),
+            "store": len(stored),
+            "hidden": hidden,
+            "missing": [point.hex() for point in missing],
+            "missing_documents": sorted({wanted[point] for point in missing}),
+            "ghosts": [point.hex() for point in ghosts],
+            "condemned": sum(1 for point in condemned if point in stored),
+            "unfinished": unfinished,
+            "vectors_checked": min(sample, len(wanted) - len(missing)),
+            "vectors_different": [point.hex() for point in different],
+            "keyword_rows": keyword_rows,
+            "keywords_ok": keywords_ok,
+        }
+
+    def repair(self) -> dict[str, Any]:
+        """Finish, purge, restore missing points from the ledger, delete ghosts, rebuild damaged caches."""
+        actions: list[str] = []
+        report = SyncReport()
+        finished = self._writer.finish(report)
+        if finished:
+            actions.append(f"{finished} interrupted documents finished")
+        purged = self._writer.purge()
+        if purged:
+            actions.append(f"{purged} condemned chunks purged")
+        found = self.verify(sample=1_000)
+        ghosts = [bytes.fromhex(one) for one in found["ghosts"]]
+        wrong = [bytes.fromhex(one) for one in found["vectors_different"]]
+        if ghosts or wrong:
+            self._store.delete(self._spec, ghosts + wrong)
+        if ghosts:
+            actions.append(f"{len(ghosts)} ghosts deleted from the store")
+        missing = [bytes.fromhex(one) for one in found["missing"]] + wrong
+        lost: list[str] = []
+        restored = 0
+        for start in range(0, len(missing), _BATCH):
+            done, without = self._restore(missing[start : start + _BATCH], report)
+            restored += done
+            lost += without
+        if restored:
+            actions.append(f"{restored} chunks restored, {report.embedded} of them embedded again")
+        if not found["keywords_ok"]:
+            actions += self._store.repair(self._spec)
+        return {"actions": actions, "restored": restored, "lost": lost, "finished": finished, "purged": purged}
+
+    def _restore(self, point_ids: Sequence[bytes], report: SyncReport) -> tuple[int, list[str]]:
+        rows = self._ledger.documents.contents(point_ids)
+        texts = {row["text_hash"]: row["content"] for row in rows if row["embedding_hash"] is None}
+        vectors = self._vectors.for_texts(texts, report)
+        given = [row["embedding_hash"] for row in rows if row["embedding_hash"] is not None]
+        vectors.update(self._ledger.embeddings.get(self._collection.fingerprint, given))
+        points: list[Point] = []
+        lost: list[str] = []
+        for row in rows:
+            vector = vectors.get(row["embedding_hash"] or row["text_hash"])
+            if vector is None:
+                lost.append(row["document_id"])
+                continue
+            points.append(
+                Point(
+                    point_id=row["point_id"],
+                    chunk_id=row["chunk_id"],
+                    document_id=row["document_id"],
+                    tenant_id=row["tenant_id"] or None,
+                    content=row["content"],
+                    metadata=row["metadata"],
+                    vector=vector,
+                )
+            )
+        self._store.upsert(self._spec, points)
+        self._store.flush(self._spec)
+        return len(points), sorted(set(lost))
+
+    def _different(self, point_ids: Sequence[bytes], sample: int) -> list[bytes]:
+        """Of a sample of points: those whose vector is not the one that was paid for, or not usable at all."""
+        chosen = random.Random(0).sample(point_ids, min(sample, len(point_ids)))
+        stored = self._store.vectors(self._spec, chosen)
+        rows = self._ledger.documents.contents(chosen)
+        hashes = {row["point_id"]: row["embedding_hash"] or row["text_hash"] for row in rows}
+        paid = self._ledger.embeddings.get(self._collection.fingerprint, list(hashes.values()))
+        return [point for point in chosen if _differs(stored.get(point), paid.get(hashes[point]))]
+
+
+def _differs(stored: Vector | None, paid: Vector | None) -> bool:
+    if stored is None or not np.isfinite(stored).all():
+        return True
+    return paid is not None and not np.allclose(stored, paid, rtol=1e-3, atol=1e-5)

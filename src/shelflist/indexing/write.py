@@ -1,0 +1,242 @@
+"""Writes planned revisions: points into the store, states into the ledger, and the switch that makes them visible.
+
+Where store and ledger share a database all of it is one transaction. Else: begin (ledger), upsert (store), acknowledge
+(ledger), flush (store), switch (ledger); a crash anywhere leaves work that `Writer.finish` takes up, never a ghost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import orjson
+
+from shelflist.core.log import log
+from shelflist.core.types import Failure, OnFailed, Point, SyncReport, Vector, Wait
+from shelflist.indexing.embedding import VectorSource
+from shelflist.indexing.plan import PlannedDocument
+from shelflist.ledger.catalog import CollectionRecord
+from shelflist.ledger.ledger import Ledger
+from shelflist.ledger.revisions import NewChunk, Revision
+from shelflist.stores.protocol import GenerationSpec, Store
+
+GRACE_SECONDS = 60.0
+_PURGE_BATCH = 2_000
+
+
+class Writer:
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        spec: GenerationSpec,
+        collection: CollectionRecord,
+        vectors: VectorSource,
+        *,
+        grace: float | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._spec = spec
+        self._collection = collection
+        self._vectors = vectors
+        self.together = store.database is not None and store.database.identity == ledger.database.identity
+        self._grace = (0.0 if self.together else GRACE_SECONDS) if grace is None else grace
+
+    def write(
+        self, planned: Sequence[PlannedDocument], report: SyncReport, *, on_failed: OnFailed, wait: Wait
+    ) -> list[PlannedDocument]:
+        """Embed and write; returns the documents that somebody else changed meanwhile, to be planned again."""
+        vectors = self._vectors.fill(planned, report)
+        accepted = self._accepted(planned, report, on_failed)
+        if not accepted:
+            return []
+        return self._together(accepted, vectors, report) if self.together else self._apart(accepted, vectors, report, wait)
+
+    def remove(self, revisions: Sequence[Revision]) -> list[Revision]:
+        """Switch documents to nothing; returns those that somebody else changed meanwhile."""
+        generation = self._collection.generation_id
+        with self._ledger.database.write():
+            losers = self._ledger.revisions.switch(generation, revisions, grace=self._grace, durable=False)
+            if self.together:
+                gone = [key for one in revisions if one not in losers for key in one.removed]
+                self._store.set_stale(self._spec, self._point_ids(gone))
+        return losers
+
+    def purge(self, *, keep_vectors: bool = True) -> int:
+        """Delete the condemned points whose grace has passed, in bounded batches; returns how many."""
+        purged = 0
+        generation = self._collection.generation_id
+        while due := self._ledger.revisions.due(generation, _PURGE_BATCH):
+            ids = [one.point_id for one in due]
+            if keep_vectors:
+                hashes = {one.point_id: one.text_hash for one in due if one.embedding_hash is None}
+                stored = self._store.vectors(self._spec, list(hashes))
+                self._vectors.remember({hashes[point]: vector for point, vector in stored.items()})
+            if self.together:
+                with self._ledger.database.write():
+                    self._store.delete(self._spec, ids)
+                    self._ledger.revisions.purged(generation, [one.chunk_key for one in due])
+            else:
+                self._store.delete(self._spec, ids)
+                self._ledger.revisions.purged(generation, [one.chunk_key for one in due])
+            purged += len(due)
+        return purged
+
+    def finish(self, report: SyncReport) -> int:
+        """Take up revisions that a dead process began; returns how many documents were finished."""
+        finished = 0
+        generation = self._collection.generation_id
+        for work in self._ledger.revisions.unfinished(generation):
+            revision = self._ledger.revisions.load(generation, work)
+            if revision is None:
+                continue
+            planned = PlannedDocument(revision)
+            hashes = [chunk.embedding_hash for chunk in revision.new if chunk.embedding_hash is not None]
+            given = self._ledger.embeddings.get(self._collection.fingerprint, hashes)
+            for chunk in revision.new:
+                if chunk.embedding_hash is not None and chunk.embedding_hash in given:
+                    planned.given[chunk.point_id] = given[chunk.embedding_hash]
+            vectors = self._vectors.fill([planned], report)
+            lost = any(chunk.error or self._vector(planned, chunk, vectors) is None for chunk in revision.new)
+            if lost:
+                self._ledger.revisions.abandon(generation, revision, grace=self._grace)
+                continue
+            failed = self._store_points([planned], vectors)
+            if failed:
+                continue  # the lease runs out, and the next sync tries again
+            self._store.flush(self._spec)
+            self._ledger.revisions.switch(generation, [revision], grace=self._grace, durable=True)
+            finished += 1
+            log.info("Finished an interrupted revision of %s.", revision.document_id)
+        return finished
+
+    def points(self, planned: PlannedDocument, vectors: dict[bytes, Vector]) -> list[Point]:
+        revision = planned.revision
+        rows = []
+        for chunk in revision.new:
+            vector = self._vector(planned, chunk, vectors)
+            if chunk.error is None and vector is not None:
+                rows.append(
+                    Point(
+                        point_id=chunk.point_id,
+                        chunk_id=chunk.chunk_id,
+                        document_id=revision.document_id,
+                        tenant_id=revision.tenant or None,
+                        content=chunk.content,
+                        metadata=orjson.loads(chunk.metadata),
+                        vector=vector,
+                    )
+                )
+        return rows
+
+    def _accepted(
+        self, planned: Sequence[PlannedDocument], report: SyncReport, on_failed: OnFailed
+    ) -> list[PlannedDocument]:
+        accepted = []
+        for one in planned:
+            errors = [chunk for chunk in one.revision.new if chunk.error]
+            report.failures += [
+                Failure(one.revision.document_id, chunk.error or "", chunk.position) for chunk in errors
+            ]
+            if errors:
+                one.revision.digest = one.revision.source_digest = None
+            if errors and on_failed == "keep_old":
+                report.documents_failed += 1
+                continue
+            accepted.append(one)
+        return accepted
+
+    def _together(
+        self, planned: Sequence[PlannedDocument], vectors: dict[bytes, Vector], report: SyncReport
+    ) -> list[PlannedDocument]:
+        generation = self._collection.generation_id
+        revisions = [one.revision for one in planned]
+        with self._ledger.database.write():
+            conflicts = self._ledger.revisions.begin(
+                self._collection.collection_id, generation, revisions, durable=False
+            )
+            lost = {id(one) for one in conflicts}
+            winners = [one for one in planned if id(one.revision) not in lost]
+            points = [point for one in winners for point in self.points(one, vectors)]
+            self._store.upsert(self._spec, points)
+            removed = [key for one in winners for key in one.revision.removed]
+            if removed:
+                self._store.set_stale(self._spec, self._point_ids(removed))
+            self._ledger.revisions.switch(
+                generation, [one.revision for one in winners], grace=self._grace, durable=False
+            )
+            self._vectors.settle(list(vectors))
+        count_changes(winners, report)
+        return [one for one in planned if id(one.revision) in lost]
+
+    def _apart(
+        self, planned: Sequence[PlannedDocument], vectors: dict[bytes, Vector], report: SyncReport, wait: Wait
+    ) -> list[PlannedDocument]:
+        generation = self._collection.generation_id
+        for one in planned:  # the ledger keeps given vectors as it keeps cached ones
+            self._vectors.remember(
+                {chunk.embedding_hash: one.given[chunk.point_id] for chunk in one.revision.new if chunk.embedding_hash}
+            )
+        conflicts = self._ledger.revisions.begin(
+            self._collection.collection_id, generation, [one.revision for one in planned], durable=True
+        )
+        lost = {id(one) for one in conflicts}
+        begun = [one for one in planned if id(one.revision) not in lost]
+        failed = self._store_points(begun, vectors)
+        whole = []
+        for one in begun:
+            errors = {chunk.position: failed[chunk.point_id] for chunk in one.revision.new if chunk.point_id in failed}
+            if errors:
+                report.failures += [Failure(one.revision.document_id, text, at) for at, text in errors.items()]
+                report.documents_failed += 1
+                self._ledger.revisions.abandon(generation, one.revision, grace=self._grace)
+            else:
+                whole.append(one)
+        if wait == "searchable":
+            self._store.flush(self._spec)
+        losers = self._ledger.revisions.switch(
+            generation, [one.revision for one in whole], grace=self._grace, durable=True
+        )
+        lost |= {id(one) for one in losers}
+        won = [one for one in whole if id(one.revision) not in lost]
+        self._store.set_stale(self._spec, self._point_ids([key for one in won for key in one.revision.removed]))
+        count_changes(won, report)
+        return [one for one in planned if id(one.revision) in lost]
+
+    def _store_points(self, planned: Sequence[PlannedDocument], vectors: dict[bytes, Vector]) -> dict[bytes, str]:
+        """Upsert in batches, acknowledging id by id; returns the error of each point that the store refused."""
+        failed: dict[bytes, str] = {}
+        keys = {chunk.point_id: chunk.chunk_key for one in planned for chunk in one.revision.new}
+        points = iter([point for one in planned for point in self.points(one, vectors)])
+        while batch := list(islice(points, self._store.capabilities.max_batch)):
+            result = self._store.upsert(self._spec, batch)
+            failed.update(result.failed)
+            self._ledger.revisions.acknowledge(self._collection.generation_id, [keys[one] for one in result.stored])
+        return failed
+
+    def _vector(self, planned: PlannedDocument, chunk: NewChunk, vectors: dict[bytes, Vector]) -> Vector | None:
+        if chunk.embedding_hash is None:
+            return vectors.get(chunk.text_hash)
+        return planned.given.get(chunk.point_id)
+
+    def _point_ids(self, chunk_keys: Sequence[int]) -> list[bytes]:
+        return self._ledger.revisions.point_ids(chunk_keys)
+
+
+def count_changes(planned: Sequence[PlannedDocument], report: SyncReport) -> None:
+    """Counts of documents that were switched to (or, for a plan, would be)."""
+    for one in planned:
+        revision = one.revision
+        moved = sum(kept.moved for kept in revision.kept)
+        report.added += len(revision.new) - one.metadata_only
+        report.metadata_only += one.metadata_only
+        report.removed += len(revision.removed) - one.metadata_only
+        report.moved += moved
+        report.unchanged += len(revision.kept) - moved
+        if one.is_new:
+            report.documents_added += 1
+        else:
+            report.documents_changed += 1
+
+

@@ -1,0 +1,183 @@
+"""Collections, their generations and sources, and the event log."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+
+from shelflist.core.fields import Fields
+from shelflist.core.transaction import Database
+from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Metric, Tenancy
+
+_KINDS: Mapping[str, type[Flat] | type[Ivf] | type[Hnsw]] = {"flat": Flat, "ivf": Ivf, "hnsw": Hnsw}
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionRecord:
+    """A collection and its active generation, as the ledger has them."""
+
+    collection_id: int
+    uid: bytes
+    name: str
+    tenancy: Tenancy
+    fields: Fields
+    target_recall: float
+    generation_id: int
+    physical_name: str
+    embedder: str | None
+    fingerprint: str
+    dimensions: int
+    metric: Metric
+    index: IndexSpec | None
+
+
+class Catalog:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def names(self) -> list[str]:
+        with self._database.read() as tx:
+            return [name for (name,) in tx.execute("SELECT name FROM sl_collections ORDER BY name")]
+
+    def find(self, name: str) -> CollectionRecord | None:
+        with self._database.read() as tx:
+            row = tx.execute(
+                "SELECT c.collection_id, c.uid, c.name, c.tenancy, c.fields, c.target_recall, g.generation_id, "
+                "g.physical_name, g.embedder, g.fingerprint, g.dimensions, g.metric, g.index_spec "
+                "FROM sl_collections c JOIN sl_generations g USING (collection_id) "
+                "WHERE c.name = ? AND g.status = 'active'",
+                (name,),
+            ).fetchone()
+        if row is None:
+            return None
+        (collection_id, uid, name, tenancy, fields, recall, generation_id, physical, embedder, *space) = row
+        fingerprint, dimensions, metric, index = space
+        return CollectionRecord(
+            collection_id,
+            uid,
+            name,
+            cast(Tenancy, tenancy),
+            Fields(orjson.loads(fields)),
+            recall,
+            generation_id,
+            physical,
+            embedder,
+            fingerprint,
+            dimensions,
+            cast(Metric, metric),
+            _index_from_json(index),
+        )
+
+    def create(
+        self,
+        name: str,
+        *,
+        tenancy: Tenancy,
+        fields: Fields,
+        target_recall: float,
+        embedder: str | None,
+        fingerprint: str,
+        dimensions: int,
+        metric: Metric,
+        index: IndexSpec | None,
+    ) -> CollectionRecord:
+        """A new collection with generation 1; joins the caller's write transaction, if there is one."""
+        uid, now = secrets.token_bytes(16), time.time()
+        with self._database.write() as tx:
+            cursor = tx.execute(
+                "INSERT INTO sl_collections (uid, name, tenancy, fields, target_recall, created_at) "
+                "VALUES (?, ?, ?, ?, ?, ?) RETURNING collection_id",
+                (uid, name, tenancy, _json(fields.to_json()), target_recall, now),
+            )
+            (collection_id,) = cursor.fetchone()
+            tx.execute(
+                "INSERT INTO sl_generations (collection_id, number, physical_name, status, embedder, fingerprint, "
+                "dimensions, metric, index_spec, created_at) VALUES (?, 1, ?, 'active', ?, ?, ?, ?, ?, ?)",
+                (
+                    collection_id,
+                    f"sl_{uid.hex()}_1",
+                    embedder,
+                    fingerprint,
+                    dimensions,
+                    metric,
+                    _index_to_json(index),
+                    now,
+                ),
+            )
+            self.log(collection_id, "created", None, {"name": name, "fingerprint": fingerprint})
+            found = self.find(name)
+        assert found is not None
+        return found
+
+    def set_fields(self, collection_id: int, fields: Fields) -> None:
+        with self._database.write() as tx:
+            tx.execute(
+                "UPDATE sl_collections SET fields = ? WHERE collection_id = ?", (_json(fields.to_json()), collection_id)
+            )
+            # Values of a newly declared field were digested undeclared: the next sync has to look at every chunk.
+            tx.execute("UPDATE sl_documents SET digest = NULL WHERE collection_id = ?", (collection_id,))
+
+    def drop(self, collection_id: int) -> None:
+        """Forget the collection: documents, chunks, states, sources, events, and vectors that nobody else can use."""
+        chosen = "(SELECT document_key FROM sl_documents WHERE collection_id = ?)"
+        with self._database.write() as tx:
+            tx.execute(
+                f"DELETE FROM sl_states WHERE chunk_key IN (SELECT chunk_key FROM sl_chunks WHERE document_key IN {chosen})",
+                (collection_id,),
+            )
+            tx.execute(f"DELETE FROM sl_chunks WHERE document_key IN {chosen}", (collection_id,))
+            tx.execute(f"DELETE FROM sl_revisions WHERE document_key IN {chosen}", (collection_id,))
+            for table in ("sl_documents", "sl_sources", "sl_generations", "sl_events", "sl_collections"):
+                tx.execute(f"DELETE FROM {table} WHERE collection_id = ?", (collection_id,))
+            tx.execute("DELETE FROM sl_embeddings WHERE fingerprint NOT IN (SELECT fingerprint FROM sl_generations)")
+
+    def source(self, collection_id: int, tenant: str, name: str) -> int:
+        """The source's id; made if it is new."""
+        key = (collection_id, tenant, name)
+        with self._database.read() as tx:
+            found = tx.execute(
+                "SELECT source_id FROM sl_sources WHERE collection_id = ? AND tenant_id = ? AND name = ?", key
+            ).fetchone()
+        if found is None:
+            with self._database.write() as tx:
+                tx.execute(
+                    "INSERT INTO sl_sources (collection_id, tenant_id, name) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", key
+                )
+                found = tx.execute(
+                    "SELECT source_id FROM sl_sources WHERE collection_id = ? AND tenant_id = ? AND name = ?", key
+                ).fetchone()
+        return int(found[0])
+
+    def complete_pass(self, source_ids: Sequence[int]) -> None:
+        now = time.time()
+        with self._database.write() as tx:
+            tx.executemany(
+                "UPDATE sl_sources SET last_completed_at = ? WHERE source_id = ?", ((now, one) for one in source_ids)
+            )
+
+    def log(self, collection_id: int, kind: str, document_id: str | None, detail: Mapping[str, Any]) -> None:
+        with self._database.write() as tx:
+            tx.execute(
+                "INSERT INTO sl_events (at, collection_id, kind, document_id, detail) VALUES (?, ?, ?, ?, ?)",
+                (time.time(), collection_id, kind, document_id, _json(detail)),
+            )
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _index_to_json(index: IndexSpec | None) -> str | None:
+    return None if index is None else _json({name: getattr(index, name) for name in index.__dataclass_fields__})
+
+
+def _index_from_json(text: str | None) -> IndexSpec | None:
+    if text is None:
+        return None
+    values = orjson.loads(text)
+    return _KINDS[values["kind"]](**values)

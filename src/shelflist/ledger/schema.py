@@ -1,0 +1,68 @@
+"""Brings a ledger's tables to this version, forward only, and refuses a ledger of a newer one."""
+
+from __future__ import annotations
+
+import secrets
+from importlib.resources import files
+
+from shelflist.core.errors import LedgerTooNew
+from shelflist.core.transaction import Database, Transaction
+
+
+def migrations() -> list[tuple[int, str]]:
+    """Numbered SQL files, in order."""
+    folder = files("shelflist.ledger") / "sql"
+    names = sorted(item.name for item in folder.iterdir() if item.name[:4].isdigit() and item.name.endswith(".sql"))
+    return [(int(name[:4]), (folder / name).read_text()) for name in names]
+
+
+def is_ledger(database: Database) -> bool:
+    with database.read() as tx:
+        return _version(tx) is not None
+
+
+def open_schema(database: Database) -> str:
+    """Create or migrate the tables; returns the `ledger_id`."""
+    steps = migrations()
+    newest = steps[-1][0]
+    with database.read() as tx:
+        version = _version(tx)
+    if version is not None and version > newest:
+        raise LedgerTooNew(
+            f"This index has ledger version {version}; this Shelflist knows up to {newest}. "
+            "Upgrade with: pip install -U shelflist. Nothing was changed."
+        )
+    if version != newest:
+        with database.write() as tx:
+            _migrate(tx, steps)
+    with database.read() as tx:
+        (ledger_id,) = tx.execute("SELECT value FROM sl_meta WHERE key = 'ledger_id'").fetchone()
+    return str(ledger_id)
+
+
+def _migrate(tx: Transaction, steps: list[tuple[int, str]]) -> None:
+    version = _version(tx)
+    if version is None:
+        tx.execute("CREATE TABLE sl_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        tx.execute("INSERT INTO sl_meta VALUES ('ledger_id', ?)", (secrets.token_hex(16),))
+        tx.execute("INSERT INTO sl_meta VALUES ('version', '0')")
+        version = 0
+    for number, script in steps:
+        if number > version:
+            for statement in statements(script):
+                tx.execute(statement)
+            tx.execute("UPDATE sl_meta SET value = ? WHERE key = 'version'", (str(number),))
+
+
+def statements(script: str) -> list[str]:
+    """The statements of a script without string literals that hold semicolons, comments removed."""
+    bare = "\n".join(line.split("--")[0] for line in script.splitlines())
+    return [statement.strip() for statement in bare.split(";") if statement.strip()]
+
+
+def _version(tx: Transaction) -> int | None:
+    found = tx.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'sl_meta'").fetchone()
+    if found is None:
+        return None
+    (value,) = tx.execute("SELECT value FROM sl_meta WHERE key = 'version'").fetchone()
+    return int(value)

@@ -1,0 +1,341 @@
+"""From a URL to working parts: the store, the ledger, the collection's record, and what stands on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+from shelflist.config import StoreUrl, parse_url
+from shelflist.core.errors import (
+    CollectionMismatch,
+    CollectionNotFound,
+    ConfigError,
+    EmbedderMismatch,
+    MarkerMismatch,
+    UnknownStore,
+)
+from shelflist.core.fields import Fields
+from shelflist.core.types import IndexSpec, Metric, Tenancy, Vector
+from shelflist.database import SqliteDatabase
+from shelflist.embedders import resolve_embedder
+from shelflist.embedders.protocol import Embedder
+from shelflist.indexing.embedding import VectorSource
+from shelflist.indexing.write import Writer
+from shelflist.ledger.catalog import Catalog, CollectionRecord
+from shelflist.ledger.ledger import Ledger
+from shelflist.ledger.schema import is_ledger
+from shelflist.stores.embedded import EmbeddedStore
+from shelflist.stores.memory import MemoryStore
+from shelflist.stores.protocol import GenerationSpec, Store
+
+DEFAULT_TARGET_RECALL = 0.95
+
+
+class _UnsetType(Enum):
+    UNSET = "unset"
+
+
+UNSET = _UnsetType.UNSET
+Unset = Literal[_UnsetType.UNSET]
+"""An option that was not given, where None means something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The options of `open`, as given."""
+
+    embedder: str | Embedder | None | Unset = UNSET
+    fields: Mapping[str, Any] | None = None
+    index: IndexSpec | None = None
+    tenancy: Tenancy | None = None
+    metric: Metric | None = None
+    fingerprint: str | None = None
+    dimensions: int | None = None
+    target_recall: float | None = None
+
+
+class Opened:
+    """The parts of one open collection."""
+
+    def __init__(self, url: str, store: Store, ledger: Ledger, record: CollectionRecord, embedder: Embedder | None) -> None:
+        self.url = url
+        self.store = store
+        self.ledger = ledger
+        self.embedder = embedder
+        self._arrange(record)
+
+    def _arrange(self, record: CollectionRecord) -> None:
+        self.record = record
+        self.spec = generation_spec(record)
+        self.vectors = VectorSource(self.ledger, self.store, self.spec, record, self.embedder)
+        self.writer = Writer(self.ledger, self.store, self.spec, record, self.vectors)
+
+    def add_fields(self, fields: Fields) -> None:
+        """Declare more fields, in ledger and store."""
+        old = self.spec
+        with self.ledger.database.write():
+            self.ledger.catalog.set_fields(self.record.collection_id, fields)
+            record = self.ledger.catalog.find(self.record.name)
+            assert record is not None
+            self.store.add_fields(old, generation_spec(record))
+        self._arrange(record)
+
+    def close(self) -> None:
+        self.store.close()
+        self.ledger.database.close()
+
+
+class GuardedEmbedder:
+    """An embedder whose vector space is compared with the collection's before its first vector is used.
+
+    Only then: asking a remote model for its fingerprint costs a call, and opening a collection should not.
+    """
+
+    def __init__(self, embedder: Embedder, record: CollectionRecord) -> None:
+        self._embedder = embedder
+        self._record = record
+        self._checked = False
+
+    @property
+    def spec(self) -> str:
+        return self._embedder.spec
+
+    @property
+    def fingerprint(self) -> str:
+        return self._record.fingerprint
+
+    @property
+    def dimensions(self) -> int:
+        return self._record.dimensions
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self._embedder.max_tokens
+
+    @property
+    def fusion_alpha(self) -> float:
+        return self._embedder.fusion_alpha
+
+    def embed_documents(self, texts: Sequence[str]) -> Vector:
+        self._check()
+        return self._embedder.embed_documents(texts)
+
+    def embed_query(self, text: str) -> Vector:
+        self._check()
+        return self._embedder.embed_query(text)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return self._embedder.token_counts(texts)
+
+    def _check(self) -> None:
+        if not self._checked:
+            found = self._embedder.fingerprint
+            if found != self._record.fingerprint:
+                raise EmbedderMismatch(
+                    f"The collection {self._record.name!r} was built with {self._record.fingerprint}; this embedder is "
+                    f"{found}. Vector spaces never mix: open it with its own embedder, or make a new collection."
+                )
+            self._checked = True
+
+
+def open_parts(
+    url: str, name: str, wanted: Wanted, *, ledger: str | None, create: bool, busy_timeout: float
+) -> Opened:
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"A collection's name is a non-empty str, got {name!r}.")
+    place = parse_url(url)
+    if not create and not _exists(place, ledger):
+        raise CollectionNotFound(_not_found(name, place))
+    store = _open_store(place, busy_timeout)
+    opened = Ledger(_ledger_database(place, store, ledger, busy_timeout))
+    try:
+        record = opened.catalog.find(name)
+        if record is None and not create:
+            raise CollectionNotFound(_not_found(name, place, opened.catalog.names()))
+        _check_marker(store, opened, place, fresh=not opened.catalog.names())
+        embedder = _embedder(wanted, record)
+        if record is None:
+            record = _create(opened, store, name, wanted, embedder)
+        else:
+            _compare(record, wanted, embedder)
+    except BaseException:
+        store.close()
+        opened.database.close()
+        raise
+    guarded = GuardedEmbedder(embedder, record) if embedder is not None else None
+    return Opened(str(place), store, opened, record, guarded)
+
+
+def collection_names(url: str, ledger: str | None = None) -> list[str]:
+    place = parse_url(url)
+    if not _exists(place, ledger):
+        return []
+    store = _open_store(place, 30.0)
+    database = _ledger_database(place, store, ledger, 30.0)
+    try:
+        return Catalog(database).names() if is_ledger(database) else []
+    finally:
+        store.close()
+        database.close()
+
+
+def generation_spec(record: CollectionRecord) -> GenerationSpec:
+    return GenerationSpec(
+        name=record.physical_name,
+        dimensions=record.dimensions,
+        metric=record.metric,
+        index=record.index,
+        fields=record.fields,
+        tenanted=record.tenancy == "required",
+    )
+
+
+def _open_store(place: StoreUrl, busy_timeout: float) -> Store:
+    if place.scheme == "memory":
+        return MemoryStore()
+    if place.scheme == "file":
+        return EmbeddedStore(Path(place.path), busy_timeout=busy_timeout)
+    raise UnknownStore(f"No store answers to {place.scheme!r}: in {place}. Use file:DIRECTORY or memory:")
+
+
+def _ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float) -> Any:
+    if ledger is not None:
+        scheme, _, path = ledger.partition(":")
+        if scheme != "sqlite" or not path:
+            raise ConfigError(f"The ledger {scheme + ':…'!r} is not known. Use sqlite:FILE.")
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return SqliteDatabase(file, busy_timeout=busy_timeout)
+    if store.database is not None:
+        return store.database
+    return SqliteDatabase(None)
+
+
+def _exists(place: StoreUrl, ledger: str | None) -> bool:
+    if place.scheme != "file":
+        return ledger is not None
+    return (Path(place.path) / "shelflist.db").exists()
+
+
+def _not_found(name: str, place: StoreUrl, names: Sequence[str] = ()) -> str:
+    there = f" There is: {', '.join(names)}." if names else ""
+    return f"No collection {name!r} at {place}.{there} Make it with: shelflist init --url {place} --collection {name}"
+
+
+def _check_marker(store: Store, ledger: Ledger, place: StoreUrl, *, fresh: bool) -> None:
+    marker = store.read_marker()
+    if marker == ledger.ledger_id or (marker is None and fresh):
+        return
+    if marker is None and not store.capabilities.durable:
+        raise MarkerMismatch(
+            f"The ledger has collections, and the store {place} has nothing of them: it does not outlive its process. "
+            "Use a file: store, or a ledger in memory (leave ledger= out)."
+        )
+    raise MarkerMismatch(
+        f"The store {place} belongs to another ledger ({marker or 'none'}; this one is {ledger.ledger_id}). Open it with "
+        "the ledger it was made with (ledger=…, --ledger, SHELFLIST_LEDGER)."
+    )
+
+
+def _embedder(wanted: Wanted, record: CollectionRecord | None) -> Embedder | None:
+    spec = wanted.embedder
+    if spec is UNSET:
+        if record is not None:
+            return None if record.embedder is None else resolve_embedder(record.embedder)
+        if wanted.fingerprint is not None:
+            return None
+        spec = "static"
+    return None if spec is None else resolve_embedder(spec)
+
+
+def _create(
+    ledger: Ledger, store: Store, name: str, wanted: Wanted, embedder: Embedder | None
+) -> CollectionRecord:
+    if embedder is None:
+        if not wanted.fingerprint or wanted.dimensions is None:
+            raise ConfigError(
+                "A collection of given vectors (embedder=None) declares its vector space: pass fingerprint='MODEL NAME' "
+                "and dimensions=N."
+            )
+        fingerprint, dimensions = wanted.fingerprint, wanted.dimensions
+    else:
+        fingerprint, dimensions = embedder.fingerprint, embedder.dimensions
+        _refuse_other_space(wanted, fingerprint, dimensions)
+    if not isinstance(dimensions, int) or dimensions < 1:
+        raise ConfigError(f"dimensions={dimensions!r} is not a positive int.")
+    recall = DEFAULT_TARGET_RECALL if wanted.target_recall is None else wanted.target_recall
+    if not 0 < recall <= 1:
+        raise ConfigError(f"target_recall={recall!r} is not a share between 0 and 1.")
+    tenancy, metric = wanted.tenancy or "none", wanted.metric or "cosine"
+    if tenancy not in ("none", "required"):
+        raise ConfigError(f"tenancy={tenancy!r} is not known. Use 'none' or 'required'.")
+    store.capabilities.require_index(wanted.index, metric, dimensions)
+    fields = Fields(wanted.fields)
+    with ledger.database.write():
+        record = ledger.catalog.find(name)
+        if record is not None:  # somebody else made it between our look and our write
+            return record
+        record = ledger.catalog.create(
+            name,
+            tenancy=tenancy,
+            fields=fields,
+            target_recall=recall,
+            embedder=None if embedder is None else embedder.spec,
+            fingerprint=fingerprint,
+            dimensions=dimensions,
+            metric=metric,
+            index=wanted.index,
+        )
+        store.create(generation_spec(record))
+        store.write_marker(ledger.ledger_id)
+    return record
+
+
+def _refuse_other_space(wanted: Wanted, fingerprint: str, dimensions: int) -> None:
+    if wanted.fingerprint not in (None, fingerprint) or wanted.dimensions not in (None, dimensions):
+        raise EmbedderMismatch(
+            f"The embedder makes {fingerprint} with {dimensions} dimensions, not {wanted.fingerprint or fingerprint} with "
+            f"{wanted.dimensions or dimensions}. fingerprint= and dimensions= are for embedder=None."
+        )
+
+
+def _compare(record: CollectionRecord, wanted: Wanted, embedder: Embedder | None) -> None:
+    """Raise CollectionMismatch, listing every option that differs from what is stored."""
+    differences: list[str] = []
+
+    def differ(option: str, stored: object, given: object, fix: str) -> None:
+        differences.append(f"{option}: stored {stored}, asked for {given}. {fix}")
+
+    if wanted.fields is not None and (fields := Fields(wanted.fields)).to_json() != record.fields.to_json():
+        new = [name for name in fields if name not in record.fields]
+        fix = f"Add with: shelflist fields add {new[0]} {fields[new[0]].value}" if new else "Leave fields= out."
+        differ("fields", record.fields.to_json(), fields.to_json(), fix)
+    if wanted.index is not None and wanted.index != record.index:
+        differ("index", record.index or "auto", wanted.index, "Leave index= out.")
+    if wanted.tenancy is not None and wanted.tenancy != record.tenancy:
+        differ("tenancy", record.tenancy, wanted.tenancy, "It is fixed at creation: make a new collection.")
+    if wanted.metric is not None and wanted.metric != record.metric:
+        differ("metric", record.metric, wanted.metric, "It is fixed at creation: make a new collection.")
+    if wanted.target_recall is not None and wanted.target_recall != record.target_recall:
+        differ("target_recall", record.target_recall, wanted.target_recall, "Leave target_recall= out.")
+    if wanted.embedder is not UNSET:
+        given = None if embedder is None else embedder.fingerprint
+        stored = None if record.embedder is None else record.fingerprint
+        if given != stored:
+            differ(
+                "embedder",
+                stored or f"none (given vectors, {record.fingerprint})",
+                given or "none (given vectors)",
+                "Vector spaces never mix: open it with its own embedder (leave embedder= out), or make a new collection.",
+            )
+    if wanted.fingerprint is not None and wanted.fingerprint != record.fingerprint:
+        differ("fingerprint", record.fingerprint, wanted.fingerprint, "Make a new collection for another vector space.")
+    if wanted.dimensions is not None and wanted.dimensions != record.dimensions:
+        differ("dimensions", record.dimensions, wanted.dimensions, "Make a new collection for another vector space.")
+    if differences:
+        raise CollectionMismatch(
+            f"The collection {record.name!r} exists with other options:\n  " + "\n  ".join(differences)
+        )

@@ -1,0 +1,40 @@
+"""Recall: the share of the exact top-k that a search returned. Measured, never assumed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from shelflist.core.errors import InvalidInput
+from shelflist.core.filters.nodes import Filter
+from shelflist.core.types import SearchParams, Vector
+from shelflist.stores.protocol import GenerationSpec, Scope, Store
+
+
+def measure_recall(
+    store: Store,
+    spec: GenerationSpec,
+    queries: Sequence[Vector] | None,
+    limit: int,
+    filter: Filter | None,
+    tenant: str | None,
+    sample: int,
+) -> float:
+    """Mean recall@limit over the queries, or over `sample` stored vectors. Ties count by distance, not by id."""
+    scope = Scope(filter=filter, tenant=tenant)
+    if queries is None:
+        ids = [point_id for point_id, status in store.scan(spec) if status == "indexed"]
+        chosen = random.Random(0).sample(ids, min(sample, len(ids)))
+        queries = list(store.vectors(spec, chosen).values())
+    if not queries:
+        raise InvalidInput("Recall needs at least one query or one stored chunk.")
+    shares = []
+    for query in queries:
+        truth = store.search(spec, query, limit=limit, scope=scope, params=SearchParams(exact=True)).items
+        found = store.search(spec, query, limit=limit, scope=scope, params=SearchParams()).items
+        if truth:
+            bound = truth[-1].value + 1e-6
+            shares.append(sum(item.value <= bound for item in found) / len(truth))
+    return float(np.mean(shares)) if shares else 1.0

@@ -1,0 +1,276 @@
+"""The way out: embed the query, ask the store, check every candidate against the ledger, fuse, explain.
+
+A leg asks for more until enough of its candidates have passed the check or the store has no more: never fewer than
+asked in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from shelflist.core.errors import EmbedderMismatch, InvalidInput
+from shelflist.core.filters.nodes import Filter
+from shelflist.core.types import Candidates, Explanation, Hit, Hits, Mode, Reranker, SearchParams, Vector
+from shelflist.embedders.protocol import Embedder
+from shelflist.engine.exact import distances, prepared, score
+from shelflist.ledger.catalog import CollectionRecord
+from shelflist.ledger.documents import LiveChunk
+from shelflist.ledger.ledger import Ledger
+from shelflist.searching.fusion import Fusion, convex, rrf
+from shelflist.stores.protocol import GenerationSpec, Scope, Store
+
+POOL = 100
+"""Candidates that each leg of a hybrid search contributes."""
+DEFAULT_ALPHA = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One search, as the caller asked for it. `filter` is checked and normalised."""
+
+    limit: int = 10
+    filter: Filter | None = None
+    mode: Mode | None = None
+    params: SearchParams = SearchParams()
+    min_score: float | None = None
+    group_by: Literal["document_id"] | None = None
+    fusion: Fusion = "convex"
+    alpha: float | None = None
+    rerank: Reranker | None = None
+    rerank_pool: int = 50
+
+
+@dataclass(slots=True)
+class _Leg:
+    """What one leg found: live chunks best first, the value of each, and how."""
+
+    ids: list[bytes]
+    values: dict[bytes, float]
+    live: dict[bytes, LiveChunk]
+    exact: bool
+    exhausted: bool
+    plan: str
+    refused: int
+
+
+class Searcher:
+    def __init__(
+        self, ledger: Ledger, store: Store, spec: GenerationSpec, collection: CollectionRecord, embedder: Embedder | None
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._spec = spec
+        self._collection = collection
+        self._embedder = embedder
+        database = store.database
+        self._together = database is not None and database.identity == ledger.database.identity
+
+    def search(self, text: str | None, vector: Vector | None, tenant: str | None, request: Request) -> Hits:
+        """`text` or `vector` or both; the mode must fit what is given."""
+        mode: Mode = request.mode or ("hybrid" if text is not None else "dense")
+        if mode != "dense" and text is None:
+            raise InvalidInput(f"A {mode} search needs the query as text; a vector alone allows mode='dense'.")
+        if mode != "keyword" and vector is None:
+            assert text is not None
+            vector = self.embed(text)
+        scope = Scope(filter=request.filter, tenant=tenant)
+        wanted = max(request.limit, request.rerank_pool) if request.rerank else request.limit
+        with self._snapshot():
+            hits = self._grouped(text, vector, scope, mode, request, wanted)
+        if request.rerank:
+            hits = _reranked(hits, text or "", request)
+        chosen = [hit for hit in hits if request.min_score is None or hit.score >= request.min_score]
+        return Hits(chosen[: request.limit], plan=hits.plan, exact=hits.exact, refused=hits.refused)
+
+    def embed(self, text: str) -> Vector:
+        if not text.strip():
+            raise InvalidInput("The query is empty.")
+        if self._embedder is None:
+            raise EmbedderMismatch(
+                f"The collection {self._collection.name!r} has no embedder ({self._collection.fingerprint}): search it "
+                "with a vector, or with mode='keyword'."
+            )
+        return np.asarray(self._embedder.embed_query(text), dtype=np.float32)
+
+    def ranks(self, text: str, tenant: str | None, filter: Filter | None) -> dict[str, dict[bytes, tuple[int, float]]]:
+        """Rank (from 1) and value of every matching point in each leg, and fused: what `why` shows."""
+        scope = Scope(filter=filter, tenant=tenant)
+        with self._snapshot():
+            total = max(1, self._store.count(self._spec, scope))
+            found: dict[str, dict[bytes, tuple[int, float]]] = {}
+            exact = SearchParams(exact=True)
+            vector = self.embed(text) if self._embedder is not None else None
+            if vector is not None:
+                legs = {"dense": self._dense(vector, scope, total, SearchParams()), "exact": self._dense(vector, scope, total, exact)}
+                found = {name: _ranked(leg.ids, leg.values) for name, leg in legs.items()}
+            if self._store.capabilities.keyword:
+                leg = self._keyword(text, scope, total)
+                found["keyword"] = _ranked(leg.ids, leg.values)
+            if vector is not None and self._store.capabilities.keyword:
+                hits, order = self._hybrid(text, vector, scope, Request(filter=filter), max(POOL, 10))
+                found["hybrid"] = {one: (rank, hit.score) for rank, (one, hit) in enumerate(zip(order, hits, strict=True), 1)}
+        return found
+
+    def _snapshot(self) -> AbstractContextManager[Any]:
+        return self._ledger.database.read() if self._together else nullcontext()
+
+    def _grouped(
+        self, text: str | None, vector: Vector | None, scope: Scope, mode: Mode, request: Request, wanted: int
+    ) -> Hits:
+        asked = wanted
+        while True:
+            hits, exhausted = self._one_mode(text, vector, scope, mode, request, asked)
+            if request.group_by is None:
+                return hits
+            best: dict[tuple[str | None, str], Hit] = {}
+            for hit in hits:
+                best.setdefault((hit.tenant, hit.document_id), hit)
+            if len(best) >= wanted or exhausted:
+                return Hits(list(best.values())[:wanted], plan=hits.plan, exact=hits.exact, refused=hits.refused)
+            asked *= 4
+
+    def _one_mode(
+        self, text: str | None, vector: Vector | None, scope: Scope, mode: Mode, request: Request, wanted: int
+    ) -> tuple[Hits, bool]:
+        """Hits, and whether no more could be found by asking for more."""
+        if mode == "hybrid":
+            assert text is not None and vector is not None
+            hits, _ = self._hybrid(text, vector, scope, request, wanted)
+            return hits, len(hits) < wanted
+        if mode == "dense":
+            assert vector is not None
+            leg = self._dense(vector, scope, wanted, request.params)
+        else:
+            assert text is not None
+            leg = self._keyword(text, scope, wanted)
+        hits_of_leg = []
+        for rank, one in enumerate(leg.ids, 1):
+            value = leg.values[one]
+            if mode == "dense":
+                similarity = score(value, self._spec.metric)
+                explanation = Explanation(dense_rank=rank, dense_score=similarity)
+                hits_of_leg.append(self._hit(leg.live[one], similarity, value, explanation))
+            else:
+                explanation = Explanation(keyword_rank=rank, keyword_score=value)
+                hits_of_leg.append(self._hit(leg.live[one], value, None, explanation))
+        plan = f"{mode}: {leg.plan}"
+        return Hits(hits_of_leg, plan=plan, exact=leg.exact, refused=leg.refused), len(leg.ids) < wanted
+
+    def _hybrid(
+        self, text: str, vector: Vector, scope: Scope, request: Request, wanted: int
+    ) -> tuple[Hits, list[bytes]]:
+        pool = max(POOL, wanted)
+        dense = self._dense(vector, scope, pool, request.params)
+        keyword = self._keyword(text, scope, pool)
+        live = {**dense.live, **keyword.live}
+        raw = dict(dense.values)
+        raw.update(self._distances(vector, [one for one in keyword.ids if one not in raw]))
+        similarity = {one: score(value, self._spec.metric) for one, value in raw.items()}
+        alpha = request.alpha
+        if request.fusion == "rrf":
+            fused = rrf(dense.ids, keyword.ids, 0.5 if alpha is None else alpha)
+        else:
+            if alpha is None:
+                alpha = self._embedder.fusion_alpha if self._embedder else DEFAULT_ALPHA
+            fused = convex(similarity, keyword.values, alpha, self._spec.metric)
+        order = sorted(fused, key=lambda one: (-fused[one], live[one].chunk_id))[:wanted]
+        dense_rank = {one: rank for rank, one in enumerate(dense.ids, 1)}
+        keyword_rank = {one: rank for rank, one in enumerate(keyword.ids, 1)}
+        hits = [
+            self._hit(
+                live[one],
+                fused[one],
+                raw.get(one),
+                Explanation(
+                    dense_rank=dense_rank.get(one),
+                    dense_score=similarity.get(one),
+                    keyword_rank=keyword_rank.get(one),
+                    keyword_score=keyword.values.get(one),
+                ),
+            )
+            for one in order
+        ]
+        plan = f"hybrid ({request.fusion}): {dense.plan}; {keyword.plan}"
+        refused = dense.refused + keyword.refused
+        return Hits(hits, plan=plan, exact=dense.exact and keyword.exact, refused=refused), order
+
+    def _dense(self, vector: Vector, scope: Scope, wanted: int, params: SearchParams) -> _Leg:
+        return self._leg(
+            lambda limit: self._store.search(self._spec, vector, limit=limit, scope=scope, params=params), scope, wanted
+        )
+
+    def _keyword(self, text: str, scope: Scope, wanted: int) -> _Leg:
+        return self._leg(
+            lambda limit: self._store.keyword_search(self._spec, text, limit=limit, scope=scope), scope, wanted
+        )
+
+    def _leg(self, ask: Callable[[int], Candidates], scope: Scope, wanted: int) -> _Leg:
+        limit = wanted
+        while True:
+            found = ask(limit)
+            ids = [item.point_id for item in found.items]
+            live = self._ledger.documents.live(self._collection.generation_id, ids, scope.tenant)
+            passed = [one for one in ids if one in live]
+            if len(passed) >= wanted or found.exhausted:
+                break
+            limit = limit * 2 + len(ids) - len(passed)
+        values = {item.point_id: item.value for item in found.items}
+        return _Leg(
+            ids=passed[:wanted],
+            values={one: values[one] for one in passed[:wanted]},
+            live=live,
+            exact=found.exact,
+            exhausted=found.exhausted,
+            plan=found.plan,
+            refused=len(ids) - len(passed),
+        )
+
+    def _distances(self, vector: Vector, point_ids: Sequence[bytes]) -> dict[bytes, float]:
+        vectors = self._store.vectors(self._spec, point_ids)
+        if not vectors:
+            return {}
+        metric = self._spec.metric
+        found = distances(prepared(np.stack(list(vectors.values())), metric), prepared(vector, metric), metric)
+        return dict(zip(vectors, found.tolist(), strict=True))
+
+    def _hit(self, chunk: LiveChunk, value: float, distance: float | None, explanation: Explanation) -> Hit:
+        return Hit(
+            score=value,
+            distance=distance,
+            content=chunk.content,
+            document_id=chunk.document_id,
+            chunk_id=str_id(chunk.chunk_id),
+            metadata=self._collection.fields.shown(chunk.metadata),
+            section=chunk.section,
+            position=chunk.position,
+            tenant=chunk.tenant,
+            explanation=explanation,
+        )
+
+
+def str_id(raw: bytes) -> str:
+    """16 bytes as the usual text of a UUID."""
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _ranked(ids: Sequence[bytes], values: dict[bytes, float]) -> dict[bytes, tuple[int, float]]:
+    return {one: (rank, values[one]) for rank, one in enumerate(ids, 1)}
+
+
+def _reranked(hits: Hits, text: str, request: Request) -> Hits:
+    assert request.rerank is not None
+    scores = list(request.rerank(text, tuple(hits)))
+    if len(scores) != len(hits):
+        raise InvalidInput(f"The reranker returned {len(scores)} scores for {len(hits)} hits.")
+    scored = [
+        replace(hit, score=float(one), explanation=replace(hit.explanation, rerank_score=float(one)))
+        for hit, one in zip(hits, scores, strict=True)
+    ]
+    scored.sort(key=lambda hit: -hit.score)
+    return Hits(scored, plan=f"{hits.plan}; reranked {len(scored)}", exact=hits.exact, refused=hits.refused)

@@ -1,0 +1,134 @@
+"""What a store is: a place for points of one or more generations, each under its physical name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from shelflist.core.capabilities import Capabilities
+from shelflist.core.errors import DimensionMismatch, InvalidVector
+from shelflist.core.fields import Fields
+from shelflist.core.filters.nodes import Filter
+from shelflist.core.transaction import Database
+from shelflist.core.types import Candidates, IndexSpec, Metric, Point, SearchParams, UpsertResult, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSpec:
+    """Everything a store must know to make room for a generation. `name` is its physical name."""
+
+    name: str
+    dimensions: int
+    metric: Metric = "cosine"
+    index: IndexSpec | None = None
+    fields: Fields = Fields()
+    tenanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a search, count or scan is restricted to.
+
+    `filter` is checked and normalised (see `core.filters`). `tenant` must be given for a tenanted generation.
+    Only points whose `index_status` is `indexed` answer; the ledger checks them once more.
+    """
+
+    filter: Filter | None = None
+    tenant: str | None = None
+
+
+class Store(Protocol):
+    """Where a generation's vectors and metadata live.
+
+    Every method takes the generation's spec. Methods raise `StoreError` subclasses, never a client library's own errors.
+    """
+
+    capabilities: Capabilities
+
+    @property
+    def database(self) -> Database | None:
+        """The SQL database behind this store, if a ledger may share it."""
+        ...
+
+    def create(self, spec: GenerationSpec) -> None:
+        """Make room for the generation; nothing happens if it exists."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Remove the generation and all its points; nothing happens if it does not exist."""
+        ...
+
+    def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
+        """Write points; writing the same point again changes nothing. Returns what is stored, item by item."""
+        ...
+
+    def delete(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> None:
+        """Remove points; unknown ids are ignored."""
+        ...
+
+    def set_stale(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> None:
+        """Set `index_status` of points to `stale`: the only write that a stored point ever sees."""
+        ...
+
+    def get(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> list[Point]:
+        """The points with these ids, in any order; unknown ids are left out."""
+        ...
+
+    def vectors(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> dict[bytes, Vector]:
+        """The vectors of these points, float32 as they were written; unknown ids are left out."""
+        ...
+
+    def search(
+        self, spec: GenerationSpec, vector: Vector, *, limit: int, scope: Scope, params: SearchParams
+    ) -> Candidates:
+        """The nearest points by the generation's metric: `min(limit, matching points)` of them, nearest first."""
+        ...
+
+    def keyword_search(self, spec: GenerationSpec, text: str, *, limit: int, scope: Scope) -> Candidates:
+        """The best points by BM25: as many as share a term with `text`, up to `limit`, best first."""
+        ...
+
+    def count(self, spec: GenerationSpec, scope: Scope) -> int: ...
+
+    def scan(self, spec: GenerationSpec) -> Iterator[tuple[bytes, str]]:
+        """Every stored point as (point_id, index_status), whatever its status."""
+        ...
+
+    def flush(self, spec: GenerationSpec) -> None:
+        """Return when everything written before is searchable."""
+        ...
+
+    def add_fields(self, old: GenerationSpec, new: GenerationSpec) -> None:
+        """Make the fields that `new` declares beyond `old` filterable, for the points that are there too."""
+        ...
+
+    def repair(self, spec: GenerationSpec) -> list[str]:
+        """Rebuild damaged caches from the store's own rows; returns what was done, in sentences."""
+        ...
+
+    def stats(self, spec: GenerationSpec) -> Mapping[str, Any]:
+        """Numbers for `status`: at least `points`."""
+        ...
+
+    def read_marker(self) -> str | None:
+        """The `ledger_id` written by `write_marker`, or None."""
+        ...
+
+    def write_marker(self, ledger_id: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def checked_vector(spec: GenerationSpec, vector: Vector) -> Vector:
+    """The vector as float32 of shape (dimensions,), or DimensionMismatch / InvalidVector."""
+    row = np.asarray(vector, dtype=np.float32)
+    if row.ndim != 1 or len(row) != spec.dimensions:
+        raise DimensionMismatch(f"Expected a vector of {spec.dimensions} dimensions, got shape {row.shape}.")
+    if not np.isfinite(row).all():
+        raise InvalidVector("A vector holds NaN or infinity. Check the embedder that made it.")
+    if spec.metric == "cosine" and not row.any():
+        raise InvalidVector("A vector is all zeros, which has no direction for cosine. Check the embedder that made it.")
+    return row

@@ -1,0 +1,121 @@
+"""What is acknowledged survives closing, and another handle on the same place sees it."""
+
+from __future__ import annotations
+
+from shelflist.core.fields import Fields
+from shelflist.core.filters.nodes import Comparison, Operator
+from shelflist.stores.protocol import GenerationSpec, Store
+from shelflist.testing.points import exact_form, make_point, make_points, point_id, random_vectors
+from shelflist.testing.store_base import Reopen, StoreBase, ids
+
+
+class DurabilityTests(StoreBase):
+    def test_the_claim_and_the_fixture_agree(self, store: Store, reopen: Reopen | None) -> None:
+        assert store.capabilities.durable == (reopen is not None), (
+            "a store that claims durable=True must override the fixture `reopen`, and no other may"
+        )
+
+    def lived_in(self, store: Store) -> GenerationSpec:
+        """Ten points, of which p0 is deleted and p1 stale, and a marker."""
+        spec = self.new_spec(store, fields=Fields({"year": int, "tags": "list[str]"}))
+        store.create(spec)
+        vectors = random_vectors(10, seed=1)
+        self.write(
+            store,
+            spec,
+            [
+                make_point(
+                    f"p{i}",
+                    row,
+                    metadata={"year": i, "tags": ["api"] * (i % 2), "x": [None, {"y": i}]},
+                    fields=spec.fields,
+                )
+                for i, row in enumerate(vectors)
+            ],
+        )
+        store.delete(spec, [point_id("p0")])
+        store.set_stale(spec, [point_id("p1")])
+        store.flush(spec)
+        store.write_marker("the marker of this test")
+        return spec
+
+    def test_everything_survives_closing(self, store: Store, reopen: Reopen | None) -> None:
+        if reopen is None:
+            return
+        spec = self.lived_in(store)
+        everything = [point_id(f"p{i}") for i in range(10)]
+        before = sorted(map(exact_form, store.get(spec, everything)))
+        nearest = ids(self.dense(store, spec, 5))
+        store.close()
+        store.close()
+        again = reopen()
+        try:
+            assert again.read_marker() == "the marker of this test"
+            again.create(spec)
+            assert sorted(map(exact_form, again.get(spec, everything))) == before and len(before) == 9
+            assert dict(again.scan(spec)) == {point_id("p1"): "stale"} | {
+                point_id(f"p{i}"): "indexed" for i in range(2, 10)
+            }
+            self.answers(again, spec, [f"p{i}" for i in range(2, 10)])
+            self.answers(again, spec, ["p8", "p9"], self.scope(spec, Comparison("year", Operator.GE, 8)))
+            self.answers(
+                again, spec, ["p3", "p5", "p7", "p9"], self.scope(spec, Comparison("tags", Operator.CONTAINS, "api"))
+            )
+            assert ids(self.dense(again, spec, 5)) == nearest
+            self.write(again, spec, make_points("after", 2, seed=2))
+            again.delete(spec, [point_id("p2")])
+            again.flush(spec)
+            self.answers(again, spec, [*(f"p{i}" for i in range(3, 10)), "after0", "after1"])
+            again.drop(spec.name)
+        finally:
+            again.close()
+
+    def test_a_second_handle_sees_what_the_first_writes(self, store: Store, reopen: Reopen | None) -> None:
+        if reopen is None:
+            return
+        spec = self.lived_in(store)
+        other = reopen()
+        try:
+            self.answers(other, spec, [f"p{i}" for i in range(2, 10)])
+            self.write(store, spec, make_points("by first", 2, seed=2))
+            store.set_stale(spec, [point_id("p2")])
+            store.delete(spec, [point_id("p3")])
+            store.flush(spec)
+            expected = [*(f"p{i}" for i in range(4, 10)), "by first0", "by first1"]
+            self.answers(other, spec, expected)
+            self.write(other, spec, make_points("by second", 1, seed=3))
+            other.delete(spec, [point_id("p4")])
+            other.flush(spec)
+            expected = [*expected[1:], "by second0"]
+            self.answers(store, spec, expected)
+            self.answers(other, spec, expected)
+            store.repair(spec)
+            self.answers(other, spec, expected)
+        finally:
+            other.close()
+        self.answers(store, spec, expected)
+        store.drop(spec.name)
+
+    def test_a_transaction_that_fails_leaves_nothing(self, store: Store) -> None:
+        """Where a ledger may share the database, points come with its transaction or not at all."""
+        if store.database is None:
+            return
+        spec = self.lived_in(store)
+        expected = [f"p{i}" for i in range(2, 10)]
+        try:
+            with store.database.write():
+                self.write(store, spec, make_points("lost", 3, seed=4))
+                store.set_stale(spec, [point_id("p2")])
+                store.delete(spec, [point_id("p3")])
+                self.answers(store, spec, [*(n for n in expected if n not in ("p2", "p3")), "lost0", "lost1", "lost2"])
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+        self.answers(store, spec, expected)
+        assert len(list(store.scan(spec))) == 9
+        self.write(store, spec, make_points("lost", 2, seed=4))
+        self.answers(store, spec, [*expected, "lost0", "lost1"])
+        with store.database.write():
+            self.write(store, spec, make_points("kept", 2, seed=5))
+        self.answers(store, spec, [*expected, "lost0", "lost1", "kept0", "kept1"])
+        store.drop(spec.name)
