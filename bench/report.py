@@ -25,10 +25,18 @@ def target(name: str, value: float, wanted: str, met: bool) -> dict[str, Any]:
     return {"name": name, "value": value, "wanted": wanted, "met": bool(met)}
 
 
+def noted(name: str, value: float) -> dict[str, Any]:
+    """A number that stands beside the targets and is none."""
+    return {"name": name, "value": value, "wanted": None, "met": None}
+
+
 def print_targets(targets: Sequence[dict[str, Any]]) -> None:
     for one in targets:
         value = f"{one['value']:,.3f}".rstrip("0").rstrip(".")
-        print(f"[{'met' if one['met'] else 'MISSED'}] {one['name']}: {value} (wanted {one['wanted']})")
+        if one["met"] is None:
+            print(f"[noted] {one['name']}: {value}")
+        else:
+            print(f"[{'met' if one['met'] else 'MISSED'}] {one['name']}: {value} (wanted {one['wanted']})")
 
 
 def environment(packages: Iterable[str]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     python bench/sync.py --rows 100000 --rounds 3
 
 Sides take turns, each time in a new process. In the first round LangChain runs with every setting of SETTINGS; later rounds
-repeat those that were best in some phase, and every phase is compared with the setting that is best *in that phase*.
+repeat those that were best in some phase, and every phase is compared with the setting that is best *in that phase*: once among
+the settings with its documented record manager, which the targets mean, once among those with the one for testing.
 Writes bench/results/sync.json and sync.png. The exit code is 1 when a target is missed.
 """
 
@@ -24,18 +25,22 @@ import report
 SIDES = Path(__file__).resolve().parent / "sides.py"
 PHASES = ("first", "no-op", "1 %")
 SETTINGS = (
+    ("incremental", "sql", 100),
+    ("incremental", "sql", 1_000),
+    ("incremental", "sql", 5_000),
+    ("full", "sql", 1_000),
     ("full", "memory", 100),
     ("full", "memory", 1_000),
     ("full", "memory", 0),
-    ("incremental", "sql", 100),
-    ("incremental", "sql", 1_000),
     ("incremental", "memory", 0),
 )
-"""LangChain's cleanup mode, record manager and batch size (0: everything in one batch, which its documentation prefers).
+"""LangChain's cleanup mode, record manager and batch size (0: everything in one batch).
 
-Incremental cleanup over the record manager in memory compares every record with every source of each batch, so small
-batches do not end in useful time at 100,000 chunks: they run on its SQL record manager.
+The SQL record manager is the one that its documentation uses; here on SQLite in memory, which is faster than its file. The
+one in memory is "for testing purposes" in its own words: a process that ends forgets what is indexed. With it, incremental
+cleanup compares every record with every source of each batch, so small batches do not end in useful time.
 """
+GROUPS = {"sql": "LangChain, its documented record manager", "memory": "LangChain, records in memory (for testing)"}
 
 
 def main() -> None:
@@ -58,7 +63,7 @@ def main() -> None:
         for name, words in arguments.items():
             if options.only and words[0] != options.only:
                 continue
-            if round_number and name in langchain and name not in _best_langchain(runs, langchain).values():
+            if round_number and name in langchain and name not in _winners(runs):
                 continue
             result = _run([*words, "--rows", str(options.rows)], options.timeout)
             if result is None:
@@ -68,7 +73,7 @@ def main() -> None:
             times = ", ".join(f"{phase} {result['seconds'][phase]:.2f} s" for phase in PHASES)
             print(f"round {round_number + 1}: {name}: {times}; peak {result['peak_mb']} MB", flush=True)
 
-    summary = _summary(runs, langchain)
+    summary = _summary(runs)
     summary["environment"] = report.environment(
         ["numpy", "tantivy", "langchain-core", "langchain-classic", "llama-index-core"]
     )
@@ -76,7 +81,7 @@ def main() -> None:
     report.write("sync", summary)
     if not options.only:
         _plot(summary)
-        sys.exit(0 if all(target["met"] for target in summary["targets"]) else 1)
+        sys.exit(0 if all(target["met"] is not False for target in summary["targets"]) else 1)
 
 
 def _run(words: list[str], timeout: float) -> dict[str, Any] | None:
@@ -96,12 +101,17 @@ def _seconds(runs: dict[str, list[dict[str, Any]]], name: str, phase: str) -> fl
     return statistics.median(run["seconds"][phase] for run in runs[name])
 
 
-def _best_langchain(runs: dict[str, list[dict[str, Any]]], names: list[str]) -> dict[str, str]:
-    present = [name for name in names if name in runs]
-    return {phase: min(present, key=lambda name: _seconds(runs, name, phase)) for phase in PHASES if present}
+def _best_langchain(runs: dict[str, list[dict[str, Any]]], records: str) -> dict[str, str]:
+    """The best setting of each phase among those with this record manager; empty when none has run."""
+    names = [name for name in (_langchain_name(*one) for one in SETTINGS if one[1] == records) if name in runs]
+    return {phase: min(names, key=lambda name: _seconds(runs, name, phase)) for phase in PHASES if names}
 
 
-def _summary(runs: dict[str, list[dict[str, Any]]], langchain: list[str]) -> dict[str, Any]:
+def _winners(runs: dict[str, list[dict[str, Any]]]) -> set[str]:
+    return {name for records in GROUPS for name in _best_langchain(runs, records).values()}
+
+
+def _summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     first_run = next(iter(runs.values()))[0]
     chunks = first_run["chunks"]
     sides = {
@@ -120,7 +130,7 @@ def _summary(runs: dict[str, list[dict[str, Any]]], langchain: list[str]) -> dic
         "documents": first_run["documents"],
         "changed_documents": first_run["changed_documents"],
         "sides": sides,
-        "langchain_best": _best_langchain(runs, langchain),
+        "langchain_best": {records: _best_langchain(runs, records) for records in GROUPS},
         "written": runs["Shelflist"][-1]["written"] if "Shelflist" in runs else {},
         "targets": [],
     }
@@ -132,13 +142,15 @@ def _summary(runs: dict[str, list[dict[str, Any]]], langchain: list[str]) -> dic
 def _targets(summary: dict[str, Any]) -> list[dict[str, Any]]:
     ours = summary["sides"]["Shelflist"]["seconds"]
     targets = []
-    if summary["langchain_best"]:
-        theirs = {
-            phase: summary["sides"][name]["seconds"][phase] for phase, name in summary["langchain_best"].items()
-        }
-        for phase, wanted in (("first", 2.0), ("no-op", 20.0)):
-            ratio = theirs[phase] / ours[phase]
-            targets.append(report.target(f"{phase} sync, times LangChain's rate", ratio, f">= {wanted:g}", ratio >= wanted))
+    for records, group in GROUPS.items():
+        best = summary["langchain_best"][records]
+        for phase, wanted in (("first", 2.0), ("no-op", 20.0)) if best else ():
+            ratio = summary["sides"][best[phase]]["seconds"][phase] / ours[phase]
+            name = f"{phase} sync, times the rate of {group}"
+            if records == "sql":
+                targets.append(report.target(name, ratio, f">= {wanted:g}", ratio >= wanted))
+            else:
+                targets.append(report.noted(name, ratio))
     allowed = ours["no-op"] + 0.03 * ours["first"]
     targets.append(
         report.target("1 % change, seconds", ours["1 %"], f"<= {allowed:.3f} (no-op + 3 % of first)", ours["1 %"] <= allowed)
@@ -158,11 +170,11 @@ def _print(summary: dict[str, Any]) -> None:
         for phase in PHASES:
             rate = side["chunks_per_second"][phase]
             share = f" ({rate / ours[phase]:.3f}x)" if ours and name != "Shelflist" else ""
-            best = " *" if summary["langchain_best"].get(phase) == name else ""
+            best = " *" if any(best.get(phase) == name for best in summary["langchain_best"].values()) else ""
             cells.append(f"{rate:,.0f}{share}{best}")
         rows.append([*cells, f"{side['peak_mb']} MB"])
     report.table(["side", "durable", *PHASES, "peak"], rows)
-    print("* LangChain's best setting of that phase, which the targets compare with.")
+    print("* LangChain's best setting of that phase with this record manager; the targets compare with these.")
     for phase, written in summary["written"].items():
         print(f"Shelflist {phase}: {written['rows']:,} rows and {written['bytes']:,} bytes written; {written['report']}")
     report.print_targets(summary["targets"])
@@ -174,16 +186,13 @@ def _plot(summary: dict[str, Any]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    best = summary["langchain_best"]
-    names = {"Shelflist (on disk)": lambda phase: "Shelflist"}
-    if best:
-        names["LangChain index(), its best setting (memory)"] = lambda phase: best[phase]
-    if "LlamaIndex" in summary["sides"]:
-        names["LlamaIndex pipeline (memory)"] = lambda phase: "LlamaIndex"
+    names = {"Shelflist (on disk)": dict.fromkeys(PHASES, "Shelflist")}
+    names |= {group: summary["langchain_best"][records] for records, group in GROUPS.items()}
+    names["LlamaIndex pipeline (memory)"] = dict.fromkeys(PHASES, "LlamaIndex")
     figure, axes = pyplot.subplots(figsize=(8, 4.2))
     width = 0.8 / len(names)
     for place, (label, side) in enumerate(names.items()):
-        rates = [summary["sides"][side(phase)]["chunks_per_second"][phase] for phase in PHASES]
+        rates = [summary["sides"][side[phase]]["chunks_per_second"][phase] for phase in PHASES]
         bars = axes.bar([index + place * width for index in range(len(PHASES))], rates, width, label=label)
         axes.bar_label(bars, [f"{rate:,.0f}" for rate in rates], fontsize=8)
     axes.set_xticks([index + width * (len(names) - 1) / 2 for index in range(len(PHASES))], ["first", "no-op", "1 % change"])

@@ -31,6 +31,8 @@ def test_a_relative_file_url_keeps_its_path_and_query() -> None:
         ("FILE:./index", "./index"),
         ("file:my%20index", "my index"),
         ("file:a@b:c", "a@b:c"),
+        ("sqlite:./ledger.db", "./ledger.db"),
+        ("sqlite:/srv/ledger.db", "/srv/ledger.db"),
     ],
 )
 def test_file_urls_name_a_directory(text: str, path: str) -> None:
@@ -68,7 +70,8 @@ def test_a_server_url_without_credentials() -> None:
         ("./index", "file:./index"),
         ("/srv/index", "file:/srv/index"),
         ("C:\\index", "no scheme"),
-        ("file:", "names no directory"),
+        ("file:", "names no place"),
+        ("sqlite:", "names no place"),
         ("file://server/share", "names no host"),
         ("file:./a%00b", "NUL"),
         ("qdrant://h?tls", "name=value"),
@@ -128,7 +131,7 @@ def write(folder: Path, text: str) -> Path:
 FULL = """
 url = "file:./index"
 collection = "pages"
-ledger = "file:ledger"
+ledger = "sqlite:ledger.db"
 embedder = "static"
 tenancy = "required"
 metric = "dot"
@@ -145,7 +148,7 @@ def test_a_file_states_everything_and_its_urls_count_from_its_folder(tmp_path: P
     below.mkdir(parents=True)
     settings = Settings.resolve(environ={}, directory=below)
     assert settings.url == f"file:{tmp_path}/project/index"
-    assert settings.ledger == f"file:{tmp_path}/project/ledger"
+    assert settings.ledger == f"sqlite:{tmp_path}/project/ledger.db"
     assert (settings.collection, settings.embedder, settings.tenancy, settings.metric) == (
         "pages",
         "static",
@@ -200,6 +203,15 @@ def test_what_a_file_says_of_its_collection_says_nothing_of_another(tmp_path: Pa
     assert not other.described
     assert (other.tenancy, other.metric, other.fields, other.embedder) == (None, None, None, None)
     assert other.url == same.url
+
+
+def test_a_folder_with_odd_characters_survives_the_way_through_a_url(tmp_path: Path) -> None:
+    folder = tmp_path / "50% off? yes"
+    write(folder, 'url = "file:./my index"\n')
+    settings = Settings.resolve(environ={}, directory=folder)
+    assert settings.url is not None
+    assert parse_url(settings.url).path == str(folder / "my index")
+    assert parse_url(settings.url).query == {}
 
 
 def test_the_nearest_file_wins(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from shelflist.core.errors import ConfigError
 from shelflist.core.fields import Fields
@@ -36,6 +36,7 @@ _FILE_KEYS = (*_TEXT_KEYS, "dimensions", "fields")
 _DESCRIPTION = ("embedder", "tenancy", "metric", "fingerprint", "dimensions", "fields")
 _CHOICES = {"tenancy": ("none", "required"), "metric": ("cosine", "dot", "l2")}
 
+_PATH_SCHEMES = ("file", "sqlite")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _SECRET_KEY = re.compile(r"(^|[_-])(pass|pwd|secret|token|key|apikey|credential)|password", re.IGNORECASE)
 _PAIR = re.compile(r"(?<![^?&;\s])([\w.-]+)=('[^']*'|[^&;\s]*)")
@@ -45,8 +46,8 @@ _PAIR = re.compile(r"(?<![^?&;\s])([\w.-]+)=('[^']*'|[^&;\s]*)")
 class StoreUrl:
     """A URL in its parts. `repr` and `str` hide passwords and tokens; `raw` is the whole secret text.
 
-    `path` is the directory for `file:` (decoded, `~` expanded, relative to the working directory), the path part of any
-    other URL without its leading slash. `netloc` is `user:password@host:port` as it was written.
+    `path` is the directory for `file:` and the file for `sqlite:` (decoded, `~` expanded, relative to the working
+    directory), the path part of any other URL without its leading slash. `netloc` is `user:password@host:port` as it was written.
     """
 
     scheme: str
@@ -97,7 +98,7 @@ def parse_url(url: str) -> StoreUrl:
     scheme, rest = found[1].lower(), found[2]
     rest, _, query_text = rest.partition("?")
     query = _parse_query(url, query_text)
-    if scheme == "file":
+    if scheme in _PATH_SCHEMES:
         return StoreUrl(scheme, _file_path(url, rest), query, url)
     netloc = ""
     if rest.startswith("//"):
@@ -123,12 +124,12 @@ def _file_path(url: str, rest: str) -> str:
         host, slash, rest = rest[2:].partition("/")
         if host not in ("", "localhost"):
             raise ConfigError(
-                f"{url}: a file URL names no host. For a relative directory write: file:{host}{slash}{rest}"
+                f"{url}: it names no host. For a relative path write: {url.partition(':')[0]}:{host}{slash}{rest}"
             )
         rest = slash + rest
     path = unquote(rest)
     if not path:
-        raise ConfigError(f"{url} names no directory. Write for example: file:./index")
+        raise ConfigError(f"{url} names no place. Write for example: {url.partition(':')[0]}:./index")
     if "\0" in path:
         raise ConfigError(f"{url!r} holds a NUL character, which no path can.")
     if path == "~" or path.startswith("~/"):
@@ -287,10 +288,15 @@ def _declared(path: Path, declared: Any) -> dict[str, str] | None:
 
 def _resolved_from(folder: Path, url: str) -> str:
     parsed = parse_url(url)
-    if parsed.scheme != "file" or os.path.isabs(parsed.path):
+    if parsed.scheme not in _PATH_SCHEMES or os.path.isabs(parsed.path):
         return url
-    path = os.path.normpath(folder / parsed.path)
-    return "file:" + quote(path) + url.partition("?")[1] + url.partition("?")[2]
+    _, mark, query = url.partition("?")
+    return f"{parsed.scheme}:{url_path(os.path.normpath(folder / parsed.path))}{mark}{query}"
+
+
+def url_path(path: str) -> str:
+    """A path of this machine as it stands in a `file:` URL."""
+    return path.replace("%", "%25").replace("?", "%3F")
 
 
 def render_file(settings: Settings) -> str:

@@ -6,13 +6,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
 from shelflist.cli.options import Invocation, collection_options
 from shelflist.cli.output import print_json, print_table, relative, say, warn
-from shelflist.config import FILE_NAME, Settings, has_secret, parse_url, read_file, redact, render_file
+from shelflist.config import FILE_NAME, Settings, has_secret, parse_url, read_file, redact, render_file, url_path
 from shelflist.core.errors import ConfigError, ShelflistError
 from shelflist.core.fields import Fields
 
@@ -133,9 +132,9 @@ def _from_here(url: str | None, here: Path) -> str | None:
     if url is None or has_secret(url):
         return url
     parsed = parse_url(url)
-    if parsed.scheme != "file" or not Path(parsed.path).is_relative_to(here) or parsed.query:
+    if parsed.scheme not in ("file", "sqlite") or not Path(parsed.path).is_relative_to(here) or parsed.query:
         return url
-    return f"file:./{quote(str(Path(parsed.path).relative_to(here)))}"
+    return f"{parsed.scheme}:./{url_path(str(Path(parsed.path).relative_to(here)))}"
 
 
 def _write(path: Path, settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,10 @@ from shelflist.cli.progress import progress_listener
 from shelflist.core.errors import UnreadableSource
 
 if TYPE_CHECKING:
-    from shelflist import SyncReport
+    from shelflist import Chunker, SyncReport
 
 _SHOWN_FAILURES = 20
+_CHUNK_FILES = (".jsonl", ".ndjson", ".parquet", ".pq")
 
 _SOURCE_OPTIONS = (
     click.argument("paths", nargs=-1, required=True, metavar="PATH..."),
@@ -124,28 +126,26 @@ def _run(
     for path in paths:
         if not Path(path).exists():
             raise UnreadableSource(f"{path} does not exist. Give a folder, a .jsonl or a .parquet file.")
+    chunker = shelflist.Chunker(chunk_size, chunk_overlap)
     parts: list[dict[str, Any]] = []
     reports: list[SyncReport] = []
     started = time.perf_counter()
     with invocation.bound() as collection:
         for path in paths:
-            options: dict[str, Any] = {"chunk_size": chunk_size, "chunk_overlap": chunk_overlap}
-            if prefix is not None:
-                options["prefix"] = prefix
-            if source is not None:
-                options["name"] = source
-            for name, globs in (("include", include), ("exclude", exclude)):
-                if globs:
-                    options[name] = globs
-            opened = shelflist.open_source(path, **options)
+            opened = shelflist.open_source(path, **_source_options(path, prefix, include, exclude, chunker))
+            named = source or _source_name(opened.name, path, invocation.settings.file)
             removes = Path(path).is_dir() if delete_missing is None else delete_missing
-            settings: dict[str, Any] = {"delete": "missing" if removes else None, "allow_removal": allow_removal}
+            settings: dict[str, Any] = {
+                "source": named,
+                "delete": "missing" if removes else None,
+                "allow_removal": allow_removal,
+            }
             with progress_listener() as listen:
                 if planned:
                     report = collection.plan(opened, progress=listen, **settings)
                 else:
                     report = collection.sync_all(opened, on_failed=on_failed, wait=wait, progress=listen, **settings)
-            parts.append({"path": path, "source": source or opened.name, **report.to_dict()})
+            parts.append({"path": path, "source": named, **report.to_dict()})
             reports.append(report)
         name = collection.name
     total = added_up(reports)
@@ -158,6 +158,30 @@ def _run(
         _print(total, seconds, planned, paths)
     if total.failures:
         raise click.exceptions.Exit(1)
+
+
+def _source_options(
+    path: str, prefix: str | None, include: tuple[str, ...], exclude: tuple[str, ...], chunker: Chunker
+) -> dict[str, Any]:
+    """What `open_source` takes for what stands at the path."""
+    options: dict[str, Any] = {} if prefix is None else {"prefix": prefix}
+    if Path(path).is_dir():
+        return {**options, "chunker": chunker, "include": include or None, "exclude": exclude or None}
+    if include or exclude:
+        raise click.UsageError(f"--include and --exclude choose files of a folder; {path} is a file.")
+    if Path(path).suffix.lower() in _CHUNK_FILES:
+        return options
+    return {**options, "chunker": chunker}
+
+
+def _source_name(name: str, path: str, settings_file: Path | None) -> str:
+    """A source is named after its path as seen from the shelflist.toml: the same from whichever folder one works in."""
+    if settings_file is None:
+        return name
+    kind = name.partition(":")[0]
+    place = Path(os.path.abspath(path))
+    inside = place.is_relative_to(settings_file.parent)
+    return f"{kind}:{(place.relative_to(settings_file.parent) if inside else place).as_posix()}"
 
 
 def _print(report: SyncReport, seconds: float, planned: bool, paths: tuple[str, ...]) -> None:

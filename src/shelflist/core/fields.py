@@ -79,6 +79,9 @@ class Fields(Mapping[str, FieldType]):
     def __len__(self) -> int:
         return len(self._types)
 
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self._types.items())))
+
     def __repr__(self) -> str:
         return f"Fields({self.to_json()!r})"
 

@@ -132,7 +132,9 @@ class Chunker:
         from tokenizers import Tokenizer
 
         tokenizer = (
-            Tokenizer.from_buffer(_bundled_tokenizer()) if self._given is None else Tokenizer.from_str(self._given.to_str())
+            Tokenizer.from_buffer(_bundled_tokenizer())
+            if self._given is None
+            else Tokenizer.from_str(self._given.to_str())
         )
         tokenizer.no_truncation()
         tokenizer.no_padding()

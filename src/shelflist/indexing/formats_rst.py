@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
 _MAX_LINE = 200_000
 _MAX_NESTING = 6
-_SILENT = frozenset("include raw toctree index contents meta highlight currentmodule module tabularcolumns only-if".split())
+_SILENT = frozenset(
+    "include raw toctree index contents meta highlight currentmodule module tabularcolumns only-if".split()
+)
 """Directives whose source is no text for readers."""
 
 _ROLE = re.compile(r":[\w.:+-]+:`([^`]*)`")
 _TARGET = re.compile(r"^(.*\S)\s*<[^<>]*>$", re.DOTALL)
-_DIRECTIVE = re.compile(r"\.\. (?:\|[^|]*\| )?(?P<name>[\w:.+-]+)\s?::[ \t]*(?P<arguments>[^\n]*)\n?(?P<block>.*)", re.DOTALL)
+_DIRECTIVE = re.compile(
+    r"\.\. (?:\|[^|]*\| )?(?P<name>[\w:.+-]+)\s?::[ \t]*(?P<arguments>[^\n]*)\n?(?P<block>.*)", re.DOTALL
+)
 _OPTION = re.compile(r"\s*:[\w -]+:(?:\s|$)")
 
 

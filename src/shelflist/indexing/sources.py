@@ -130,7 +130,9 @@ class Folder:
         if not os.path.exists(self.path):
             raise UnreadableSource(f"Folder {self.path} does not exist. Check the path.")
         if not os.path.isdir(self.path):
-            raise UnreadableSource(f"{self.path} is not a folder. Use open_source({self.path.name!r}) for a single file.")
+            raise UnreadableSource(
+                f"{self.path} is not a folder. Use open_source({self.path.name!r}) for a single file."
+            )
         return walk(self.path, self.include, self.exclude)
 
     def _items(self, first: Entry, others: Iterator[Entry], known: KnownDigests) -> Iterator[Item]:
@@ -250,7 +252,9 @@ def _read(path: Path) -> bytes:
         if status.st_size > MAX_FILE_BYTES or len(raw) > MAX_FILE_BYTES:
             megabytes = max(status.st_size, len(raw)) / 1e6
             limit = MAX_FILE_BYTES / 1e6
-            raise _NotADocument(f"{path} has {megabytes:.0f} MB, more than the limit of {limit:.0f} MB. Split or exclude it.")
+            raise _NotADocument(
+                f"{path} has {megabytes:.0f} MB, more than the limit of {limit:.0f} MB. Split or exclude it."
+            )
     return raw
 
 

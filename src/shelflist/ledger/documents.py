@@ -149,7 +149,7 @@ class Documents:
                     (generation_id, *part),
                 )
                 for row in rows:
-                    found[row[1]].append(ChunkRecord(*row[:8], IndexStatus(row[8]), row[9]))
+                    found[row[1]].append(ChunkRecord(*(*row[:8], IndexStatus(row[8]), row[9])))
         return found
 
     def live(self, generation_id: int, point_ids: Sequence[bytes], tenant: str | None) -> dict[bytes, LiveChunk]:
@@ -181,8 +181,8 @@ class Documents:
                 "WHERE c.document_key = ? AND s.purge_after IS NULL ORDER BY c.position, s.index_status",
                 (generation_id, document_key),
             ).fetchall()
-        names = ("point_id", "chunk_id", "position", "section", "content", "metadata", "chunk_strategy", "token_count")
-        names += ("index_status", "stale_reason", "error", "attempts")
+        names = "point_id chunk_id position section content metadata chunk_strategy token_count".split()
+        names += "index_status stale_reason error attempts".split()
         return [{**dict(zip(names, row, strict=True)), "metadata": orjson.loads(row[5])} for row in rows]
 
     def indexed_by_text(
@@ -251,7 +251,7 @@ class Documents:
 
 
 def _document(row: tuple[Any, ...]) -> DocumentRecord:
-    return DocumentRecord(*row[:10], bool(row[10]), row[11])
+    return DocumentRecord(*(*row[:10], bool(row[10]), row[11]))
 
 
 def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

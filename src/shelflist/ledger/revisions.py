@@ -168,7 +168,8 @@ class Revisions:
     ) -> tuple[list[Revision], list[Revision]]:
         """Revisions that may begin, and those whose document is no longer as it was when they were planned."""
         found = current_revisions(tx, [one.document_key for one in revisions if one.document_key])
-        good, conflicts = [], []
+        good: list[Revision] = []
+        conflicts: list[Revision] = []
         for one in revisions:
             if one.document_key:
                 current, highest = found.get(one.document_key, (-1, -1))
@@ -348,7 +349,7 @@ class Revisions:
                 "UPDATE sl_revisions SET lease_owner = ?, lease_until = ? WHERE document_key = ? AND revision = ?",
                 ((self.owner, now + LEASE_SECONDS, row[0], row[1]) for row in open_work),
             )
-        return [Unfinished(*row[:6], orjson.loads(row[6])) for row in open_work]
+        return [Unfinished(*(*row[:6], orjson.loads(row[6]))) for row in open_work]
 
     def open_count(self, generation_id: int) -> int:
         """How many revisions were begun and not switched to, by anybody."""
@@ -387,7 +388,7 @@ class Revisions:
                 whole = False
             elif row[15] == work.number:
                 revision.new.append(
-                    NewChunk(*row[5:10], position, *row[10:15], None, row[4], key)
+                    NewChunk(*(*row[5:10], position, *row[10:15], None, row[4], key))
                 )
             else:
                 revision.kept.append(KeptChunk(key, position, moved=row[1] != position))

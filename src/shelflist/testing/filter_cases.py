@@ -100,19 +100,29 @@ CASES: Mapping[str, list[Filter]] = {
     "text in": [
         where("title", operator, values)
         for operator in (IN, NOT_IN)
-        for values in (("alpha",), ("alpha", "beta"), ("it's", 'say "hi"', ""), ("nowhere", "😀"),
-            ("a_b", "a_b"), _MANY_WORDS)
+        for values in (
+            ("alpha",),
+            ("alpha", "beta"),
+            ("it's", 'say "hi"', ""),
+            ("nowhere", "😀"),
+            ("a_b", "a_b"),
+            _MANY_WORDS,
+        )
     ],
     "text order": [
         *_each("title", _RANGES, ["alpha", "Alpha", "b", "1", "ärger", "\uffee", "😀", "a_b"]),
-        *(where("title", BETWEEN, pair) for pair in (("alpha", "alphabet"), ("", "1"), ("\uffee", "😀"),
-            ("beta", "beta"))),
+        *(
+            where("title", BETWEEN, pair)
+            for pair in (("alpha", "alphabet"), ("", "1"), ("\uffee", "😀"), ("beta", "beta"))
+        ),
     ],
-    "text starts with": _each(
-        "title", (STARTS_WITH,),
-        ["alpha", "A", " ", "it'", "a_", "a%", "100", "100%", "back\\", "back\\\\", "😀", "é", "[", "a*", "'",
-            "str", "日"],
-    ) + [where("title", STARTS_WITH, ""), Not(where("title", STARTS_WITH, "alpha"))],
+    "text starts with": [
+        *_each(
+            "title", (STARTS_WITH,), ["", "alpha", "A", " ", "it'", "a_", "a%", "100", "100%", "back\\", "back\\\\"]
+        ),
+        *_each("title", (STARTS_WITH,), ["😀", "é", "[", "a*", "'", "str", "日"]),
+        Not(where("title", STARTS_WITH, "alpha")),
+    ],
     "int": [
         *_each("year", (EQ, NE), YEARS),
         *_each("year", _RANGES, [0, 1, -1, 2020, 2**31, 2**53 - 1, -(2**53) + 1]),
@@ -134,12 +144,17 @@ CASES: Mapping[str, list[Filter]] = {
         *_each("updated", (EQ, NE), TIMES),
         *_each("updated", _RANGES, [NEW_YEAR, TIMES[1], TIMES[4], TIMES[5], TIMES[7], TIMES[11]]),
         *_each("updated", (IN, NOT_IN), [(TIMES[2],), (TIMES[8], TIMES[9])]),
-        *(where("updated", BETWEEN, pair) for pair in ((TIMES[6], TIMES[5]), (TIMES[1], TIMES[2]),
-            (TIMES[9], TIMES[7]))),
+        *(
+            where("updated", BETWEEN, pair)
+            for pair in ((TIMES[6], TIMES[5]), (TIMES[1], TIMES[2]), (TIMES[9], TIMES[7]))
+        ),
     ],
     "list": [
-        *_each("tags", (CONTAINS,),
-            ["api", "ap", "API", "", "it's", 'say "hi"', "😀", "100%", "a_b", "1", "null", "a\\b", "t7", '["api"]']),
+        *_each(
+            "tags",
+            (CONTAINS,),
+            ["api", "ap", "API", "", "it's", 'say "hi"', "😀", "100%", "a_b", "1", "null", "a\\b", "t7", '["api"]'],
+        ),
         *(Not(where("tags", CONTAINS, value)) for value in ("api", "", "it's", "😀")),
         *_each("tags", (EQ, NE), ["api", "guide", "", "api,guide", "t199"]),
         *_each("tags", (IN, NOT_IN), [("api",), ("guide", "😀"), ("nowhere", "a_b"), ("", "ap")]),
@@ -152,28 +167,49 @@ CASES: Mapping[str, list[Filter]] = {
         And((where("title", EXISTS), Not(where("tags", EXISTS)))),
     ],
     "missing and null match nothing": [
-        _OLD, Not(_OLD), where("year", NE, 2020), Not(where("year", NE, 2020)), where("year", NOT_IN, (2020, 1)),
-        Not(where("title", GE, "")), Not(where("updated", BETWEEN, (TIMES[9], TIMES[10]))), Not(_API), Not(Not(_OLD)),
-        Not(where("price", GT, 0)), Or((where("price", GT, 0), where("price", LE, 0))), Not(_SINCE),
+        _OLD,
+        Not(_OLD),
+        where("year", NE, 2020),
+        Not(where("year", NE, 2020)),
+        where("year", NOT_IN, (2020, 1)),
+        Not(where("title", GE, "")),
+        Not(where("updated", BETWEEN, (TIMES[9], TIMES[10]))),
+        Not(_API),
+        Not(Not(_OLD)),
+        Not(where("price", GT, 0)),
+        Or((where("price", GT, 0), where("price", LE, 0))),
+        Not(_SINCE),
     ],
     "one value, four types": [
-        where("title", EQ, "1"), where("code", EQ, "1"), where("year", EQ, 1), where("price", EQ, 1),
+        where("title", EQ, "1"),
+        where("code", EQ, "1"),
+        where("year", EQ, 1),
+        where("price", EQ, 1),
         where("public", EQ, True),
-        where("tags", EQ, "1"), where("title", EQ, "True"), where("title", EQ, "null"), where("title", NE, "None"),
+        where("tags", EQ, "1"),
+        where("title", EQ, "True"),
+        where("title", EQ, "null"),
+        where("title", NE, "None"),
     ],
     "combined": [
         And((_ALPHA, where("year", EQ, 2020), _PUBLIC, _SINCE, _API)),
-        And((_ALPHA, Not(_PUBLIC))), Or((_ALPHA, _OLD)), Or((_ALPHA, _OLD, _API, _SINCE)),
-        Not(Or((_ALPHA, _OLD))), Not(And((_ALPHA, _API))),
-        And((Or((_ALPHA, _PUBLIC)), Or((_OLD, _API)))), Or((And((_ALPHA, _API)), And((_PUBLIC, _OLD)))),
+        And((_ALPHA, Not(_PUBLIC))),
+        Or((_ALPHA, _OLD)),
+        Or((_ALPHA, _OLD, _API, _SINCE)),
+        Not(Or((_ALPHA, _OLD))),
+        Not(And((_ALPHA, _API))),
+        And((Or((_ALPHA, _PUBLIC)), Or((_OLD, _API)))),
+        Or((And((_ALPHA, _API)), And((_PUBLIC, _OLD)))),
         Not(And((_ALPHA, Not(Or((_OLD, Not(_API))))))),
         And((where("code", EQ, "alpha"), where("title", NE, "alpha"))),
-        Or((_ALPHA, where("title", IN, ()))), And((_ALPHA, where("title", NOT_IN, ()))),
-        And((where("year", GE, 0), where("year", LE, 1))), Or((where("year", LT, 0), where("year", GT, 2**52))),
+        Or((_ALPHA, where("title", IN, ()))),
+        And((_ALPHA, where("title", NOT_IN, ()))),
+        And((where("year", GE, 0), where("year", LE, 1))),
+        Or((where("year", LT, 0), where("year", GT, 2**52))),
         Or(tuple(where("title", EQ, title) for title in TITLES[:25])),
         And(tuple(where("title", NE, title) for title in TITLES[:25])),
     ],
-}  # fmt: skip
+}
 """Filters by what they ask about; values as users give them."""
 
 
