@@ -23,29 +23,27 @@ from typing import Any
 import data
 import report
 
+from shelflist.core.types import Vector
+from shelflist.embedders.static import StaticEmbedder
+
 OLD, NEW = "2023-08-25", "2023-12-07"
 MODES = ("dense", "keyword", "hybrid")
 COLLECTION = "cfn"
 SOURCE = "cloudformation"
 
 
-class CountingEmbedder:
+class CountingEmbedder(StaticEmbedder):
     """The bundled embedder; remembers every text that it was paid for. A pause per call stands for a slower model."""
 
     def __init__(self, pause: float = 0.0) -> None:
-        from shelflist.embedders import open_embedder
-
-        self._inner = open_embedder("static")
+        super().__init__()
         self._pause = pause
         self.texts: list[str] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def embed_documents(self, texts: Sequence[str]) -> Any:
+    def embed_documents(self, texts: Sequence[str]) -> Vector:
         self.texts += texts
         time.sleep(self._pause)
-        return self._inner.embed_documents(texts)
+        return super().embed_documents(texts)
 
 
 @dataclass

@@ -44,19 +44,27 @@ class WrittenRows:
     """Counts the rows that this process writes through sqlite3, on every connection that it opens."""
 
     def __init__(self) -> None:
-        self._connections: list[sqlite3.Connection] = []
-        self._connect = sqlite3.connect
+        self._open: list[sqlite3.Connection] = []
+        self._of_closed = 0
+        connect = sqlite3.connect
+        written = self
 
-    def install(self) -> None:
-        def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
-            connection = self._connect(*arguments, **options)
-            self._connections.append(connection)
+        class Counted(sqlite3.Connection):
+            def close(self) -> None:
+                if self in written._open:
+                    written._open.remove(self)
+                    written._of_closed += self.total_changes
+                super().close()
+
+        def counted(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            connection = connect(*arguments, factory=Counted, **options)
+            self._open.append(connection)
             return connection
 
-        sqlite3.connect = connect  # type: ignore[assignment]
+        sqlite3.connect = counted  # type: ignore[assignment]
 
     def total(self) -> int:
-        return sum(connection.total_changes for connection in self._connections)
+        return self._of_closed + sum(connection.total_changes for connection in self._open)
 
 
 def run_shelflist(corpus: data.Corpus, changed: data.Corpus, options: argparse.Namespace) -> dict[str, Any]:
@@ -64,7 +72,6 @@ def run_shelflist(corpus: data.Corpus, changed: data.Corpus, options: argparse.N
     import shelflist
 
     counter = WrittenRows()
-    counter.install()
     before, after = data.shelflist_documents(corpus), data.shelflist_documents(changed)
     directory = Path(tempfile.mkdtemp(prefix="shelflist-bench-", dir=options.directory))
     clock = Stopwatch()

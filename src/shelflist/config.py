@@ -47,7 +47,8 @@ class StoreUrl:
     """A URL in its parts. `repr` and `str` hide passwords and tokens; `raw` is the whole secret text.
 
     `path` is the directory for `file:` and the file for `sqlite:` (decoded, `~` expanded, relative to the working
-    directory), the path part of any other URL without its leading slash. `netloc` is `user:password@host:port` as it was written.
+    directory), the path part of any other URL without its leading slash. `netloc` is `user:password@host:port` as it
+    was written.
     """
 
     scheme: str

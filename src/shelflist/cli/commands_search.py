@@ -19,7 +19,7 @@ _TEXT_SHOWN = 240
 _DEFAULT_LIMIT = 10
 
 
-@click.command("search")
+@click.command("search", short_help="Find the chunks that answer QUERY, best first.")
 @click.argument("query")
 @click.option("--limit", type=click.IntRange(min=1), default=_DEFAULT_LIMIT, show_default=True, help="How many hits.")
 @where_option
@@ -91,7 +91,7 @@ def search_command(
 
 def print_hit(rank: int, hit: Hit, *, explain: bool = False, length: int = _TEXT_SHOWN) -> None:
     """A hit in three lines: score and place, text, and what each leg said if wanted."""
-    place = f"{hit.document_id} › {hit.section}" if hit.section else hit.document_id
+    place = f"{hit.document_id} > {hit.section}" if hit.section else hit.document_id
     say(f"{rank:>2}. {hit.score:.3f}  ", nl=False, fg="green")
     say(one_line(place, 120), bold=True)
     say(f"    {one_line(hit.content, length)}")
@@ -110,7 +110,7 @@ def _leg(name: str, rank: int | None, score: float | None) -> str:
     return f"{name} {rank}" + (f" ({score:.3f})" if score is not None else "")
 
 
-@click.command("count")
+@click.command("count", short_help="Count the searchable chunks that match.")
 @where_option
 @tenant_option
 @collection_options
@@ -130,7 +130,7 @@ def count_command(invocation: Invocation, where: str | None) -> None:
         say(str(count))
 
 
-@click.command("why")
+@click.command("why", short_help="Say why DOCUMENT is, or is not, found by QUERY.")
 @click.argument("document")
 @click.argument("query")
 @where_option

@@ -28,7 +28,7 @@ def _declared_fields(given: tuple[str, ...]) -> dict[str, str] | None:
     return Fields(declared).to_json() if declared else None
 
 
-@click.command("init")
+@click.command("init", short_help="Create a collection, and a shelflist.toml that names it.")
 @click.option(
     "--field",
     "fields",
@@ -151,7 +151,7 @@ def _write(path: Path, settings: Settings) -> None:
         raise ConfigError(f"{relative(path)} cannot hold a name that is not valid Unicode.") from None
 
 
-@click.group("fields", invoke_without_command=False)
+@click.group("fields", short_help="List or add the metadata fields that filters can use.")
 def fields_command() -> None:
     """List or add the metadata fields that filters can use.
 
@@ -185,7 +185,7 @@ def fields_list(invocation: Invocation) -> None:
 @click.argument("type_name", metavar="TYPE")
 @collection_options
 def fields_add(invocation: Invocation, name: str, type_name: str) -> None:
-    """Declare a field: the chunks that are there already become filterable by it.
+    """Declare a field to filter on, for the chunks that are there too.
 
     TYPE is str, int, float, bool, datetime or list[str]. If a stored value has another type, nothing is changed.
 
@@ -226,7 +226,7 @@ def _declare_in_file(path: Path, name: str, kind: str) -> bool:
     return True
 
 
-@click.command("drop")
+@click.command("drop", short_help="Remove a collection with everything in it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @collection_options
 def drop_command(invocation: Invocation, yes: bool) -> None:

@@ -54,7 +54,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("sync")
+@click.command("sync", short_help="Make the collection hold what PATH holds.")
 @source_options
 @click.option(
     "--on-failed",
@@ -85,7 +85,7 @@ def sync_command(invocation: Invocation, paths: tuple[str, ...], **options: Any)
     _run(invocation, paths, planned=False, **options)
 
 
-@click.command("plan")
+@click.command("plan", short_help="Show what sync would do; nothing is done.")
 @source_options
 @tenant_option
 @collection_options
@@ -118,8 +118,6 @@ def _run(
     import shelflist
     from shelflist.cli.report import added_up
 
-    if chunk_overlap >= chunk_size:
-        raise click.BadParameter("is not smaller than --chunk-size", param_hint="'--chunk-overlap'")
     if source is not None and len(paths) > 1:
         # Each path is a pass of its own: the second would remove what the first one brought.
         raise click.UsageError("--source names the documents of one PATH. Run the command once for each path.")

@@ -18,6 +18,7 @@ import click
 
 # A chunk may hold anything; what it holds must not move the cursor or rename the window of a terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_BARE = re.compile(r"[\x7f-\x9f\u2028\u2029]")
 
 
 class Failed(click.ClickException):
@@ -39,6 +40,8 @@ class Failed(click.ClickException):
 def print_json(value: Mapping[str, Any]) -> None:
     """One object on one line, UTF-8 whatever the terminal speaks."""
     text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    # JSON lets these stand, but `splitlines` ends a line at some of them and a terminal obeys others.
+    text = _BARE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     click.echo(text.encode("utf-8", "backslashreplace"))
 
 

@@ -29,6 +29,7 @@ class FastembedEmbedder(LocalModelEmbedder):
     ) -> None:
         options = {"path": path, "query_prefix": query_prefix, "document_prefix": document_prefix}
         super().__init__(model, folder=path, options=options)
+        self._measured: int | None = None
 
     def _load(self) -> Any:
         from fastembed import TextEmbedding
@@ -42,7 +43,11 @@ class FastembedEmbedder(LocalModelEmbedder):
         return list(loaded.embed(texts, batch_size=64))
 
     def _dimensions(self, loaded: Any) -> int:
-        return int(loaded.embedding_size)
+        # Asked of the model itself: a folder may hold another one than its name says.
+        if self._measured is None:
+            (row,) = loaded.embed(["dimensions"], batch_size=1)
+            self._measured = len(row)
+        return self._measured
 
     def _max_tokens(self, loaded: Any) -> int | None:
         tokenizer = getattr(loaded.model, "tokenizer", None)

@@ -80,7 +80,7 @@ class LocalModelEmbedder(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Names the model. Files from a folder are named by their hash: the same path may hold another model tomorrow."""
+        """Names the model. Files of a folder are named by their hash: the path may hold another model tomorrow."""
         name = self.model if self.folder is None else Path(self.folder).resolve().name
         parts = [f"{self.scheme}:{name}", f"dimensions={self.dimensions}", "normalised=l2", self.prompts.fingerprint()]
         if self.folder is not None:

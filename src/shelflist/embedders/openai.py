@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 
-_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _TOO_MANY_TEXTS = frozenset({413, 422})
 _LONGEST_WAIT = 60.0
 _BYTES_A_REQUEST = 400_000
@@ -75,9 +74,9 @@ class OpenAIEmbedder:
             raise ConfigError("The option base_url of an openai embedder must look like http://HOST:PORT/v1.")
         if place.username or place.password or place.query:
             raise ConfigError(
-                f"The option base_url ({place.scheme}://{place.hostname}…) holds a user, password or query. It is stored "
-                "with the collection, so it may hold no secret: put the key in an environment variable and name it with "
-                "api_key_env=NAME."
+                f"The option base_url ({place.scheme}://{place.hostname}…) holds a user, password or query. It is "
+                "stored with the collection, so it may hold no secret: put the key in an environment variable and name "
+                "it with api_key_env=NAME."
             )
         for name, number in (("dimensions", dimensions), ("batch_size", batch_size), ("attempts", attempts)):
             if number is not None and number < 1:
@@ -211,7 +210,7 @@ class OpenAIEmbedder:
                 reason = f"HTTP {answer.status_code}: {_redacted(_said(answer), key)}"
                 if answer.status_code in _TOO_MANY_TEXTS and len(texts) > 1:
                     raise _TooManyTexts
-                if answer.status_code not in _RETRIED or "insufficient_quota" in answer.text[:2000]:
+                if not _may_pass(answer.status_code) or "insufficient_quota" in answer.text[:2000]:
                     raise EmbedderError(f"{self._who} refused {len(texts)} texts. {reason}. {self._advice(answer)}")
                 asked = _retry_after(answer.headers.get("retry-after"))
                 if asked is not None:
@@ -278,6 +277,11 @@ class OpenAIEmbedder:
         return "Check that no text is longer than the model takes, then the model's name and options."
 
 
+def _may_pass(status: int) -> bool:
+    """Whether the same request may succeed later."""
+    return status in (408, 429) or (status >= 500 and status != 501)
+
+
 def _said(answer: httpx.Response) -> str:
     """The error's own words, cut to a line."""
     try:
@@ -293,7 +297,7 @@ def _redacted(text: str, key: str | None) -> str:
     """Without the key, whole or as far as servers quote it."""
     if key:
         text = text.replace(key, "***")
-    return re.sub(r"\b(sk|pk|hf|key)[-_][A-Za-z0-9_*.-]{4,}", "***", text)
+    return re.sub(r"\b(sk|pk|hf)[-_][A-Za-z0-9_*.-]{4,}", "***", text)
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -10,7 +10,7 @@ _SENTENCE = "Represent this sentence for searching relevant passages: "
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Text put in front of each query and each document. They are part of the vector space, hence of the fingerprint."""
+    """Text put in front of each query and each document: part of the vector space, hence of the fingerprint."""
 
     query: str = ""
     document: str = ""
@@ -21,7 +21,7 @@ class Prompts:
 
 _KNOWN: tuple[tuple[str, Prompts], ...] = (
     (r"bge-(small|base|large)-en(-v1\.5)?", Prompts(query=_SENTENCE)),
-    (r"bge-(small|base|large)-zh(-v1\.5)?", Prompts(query="为这个句子生成表示以用于检索相关文章：")),
+    (r"bge-(small|base|large)-zh(-v1\.5)?", Prompts(query="为这个句子生成表示以用于检索相关文章\uff1a")),
     (r"(multilingual-)?e5-(small|base|large)(-v2)?", Prompts(query="query: ", document="passage: ")),
     (r"mxbai-embed-(large|xsmall)-v1", Prompts(query=_SENTENCE)),
     (r"snowflake-arctic-embed-(xs|s|m|m-long|m-v1\.5|l)", Prompts(query=_SENTENCE)),

@@ -83,8 +83,10 @@ class Chunker:
         chunks: list[Chunk] = []
         for section in parsed.sections:
             path = _SEPARATOR.join(section.path) or None
-            for content in self._contents(section, lead, markdown=format == "markdown"):
-                chunks.append(Chunk(content, metadata=dict(shared), section=path, chunk_strategy=self.strategy))
+            chunks.extend(
+                Chunk(content, metadata=dict(shared), section=path, chunk_strategy=self.strategy)
+                for content in self._contents(section, lead, markdown=format == "markdown")
+            )
         return chunks
 
     def token_count(self, text: str) -> int:
@@ -131,18 +133,15 @@ class Chunker:
     def _count(self) -> Callable[[str], int]:
         from tokenizers import Tokenizer
 
-        tokenizer = (
-            Tokenizer.from_buffer(_bundled_tokenizer())
-            if self._given is None
-            else Tokenizer.from_str(self._given.to_str())
-        )
+        source = _bundled_tokenizer() if self._given is None else self._given.to_str().encode()
+        tokenizer = Tokenizer.from_buffer(source)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return _token_counter(tokenizer)
 
 
 def _lead(parsed: Parsed) -> tuple[str, ...]:
-    """The title, where it is not one of the outermost headings anyway (a page's `<title>` often is, with the site's name)."""
+    """The title, unless it is an outermost heading too: a page's `<title>` often is one, with the site's name."""
     if not parsed.title:
         return ()
     title = parsed.title.casefold()
@@ -219,7 +218,11 @@ def _token_counter(tokenizer: Tokenizer) -> Callable[[str], int]:
 
 
 class _ByWord(dict[str, int]):
-    """Tokens of each word seen. Words beyond what WordPiece looks up count by length, so that no chunk grows without bound."""
+    """Tokens of each word seen.
+
+    A word longer than WordPiece looks up is one token to the model, but counts by its length here: else a chunk could
+    grow without bound.
+    """
 
     _MOST = 200_000
 

@@ -37,7 +37,7 @@ _MAX_FRONT_MATTER_DEPTH = 20
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A stretch of a document below one path of headings (outermost first). `text` may be empty below a bare heading."""
+    """A stretch of a document below one path of headings (outermost first). `text` is empty below a bare heading."""
 
     path: tuple[str, ...]
     text: str
@@ -135,11 +135,11 @@ def _markdown(text: str) -> Parsed:
 def _markdown_blocks(text: str) -> Iterator[tuple[int, int, int, str]]:
     """Line ranges that are not body text: (begin, end, heading level, heading), level 0 for comments."""
     tokens = _markdown_parser().parse(text)
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+    for at, token in enumerate(tokens):
         if token.level or token.map is None:
             continue
-        if token.type == "heading_open" and following is not None:
-            yield token.map[0], token.map[1], int(token.tag[1]), _heading_text(following.content)
+        if token.type == "heading_open":
+            yield token.map[0], token.map[1], int(token.tag[1]), _heading_text(tokens[at + 1].content)
         elif token.type == "html_block" and _COMMENT.fullmatch(token.content.strip()):
             yield token.map[0], token.map[1], 0, ""
 

@@ -9,20 +9,30 @@ from shelflist.indexing.formats import Outline, Parsed
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
 
-_UNSEEN = frozenset(
-    "script style nav noscript template head svg iframe object canvas select button datalist dialog audio video".split()
-)
+# fmt: off
+_UNSEEN = frozenset((
+    "script", "style", "nav", "noscript", "template", "head", "svg", "iframe", "object", "canvas", "select", "button",
+    "datalist", "dialog", "audio", "video",
+))
+_BLOCKS = frozenset((
+    "address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "div", "dl", "dt",
+    "fieldset", "figcaption", "figure", "footer", "form", "header", "hgroup", "hr", "html", "legend", "li", "main",
+    "ol", "p", "pre", "search", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul",
+))
+_APART = frozenset((
+    "p", "pre", "table", "ul", "ol", "dl", "blockquote", "figure", "article", "section", "details",
+))
+# fmt: on
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
-_BLOCKS = frozenset(
-    "address article aside blockquote body center dd details div dl dt fieldset figcaption figure footer form header "
-    "hgroup hr html legend li main ol p pre search section summary table tbody tfoot thead tr ul caption".split()
-)
-_APART = frozenset("p pre table ul ol dl blockquote figure article section details".split())
+_CELLS = frozenset(("td", "th"))
+_IN_LINE = frozenset(("div", "p", "ul", "ol", "li"))
+"""Blocks that do not break the line of a table row; a table for layout holds others, which do."""
+
 _VERBATIM = frozenset(("pre", "textarea", "listing", "xmp"))
 
 
 def parse_html(text: str) -> Parsed:
-    """Headings open sections at any depth of the page; `pre` keeps its lines; a table row is one line, ` | ` between cells."""
+    """Headings open sections at any depth of the page; `pre` keeps its lines; a table row is one line."""
     from selectolax.lexbor import LexborHTMLParser
 
     page = LexborHTMLParser(text)
@@ -42,6 +52,8 @@ class _Walk:
         self._line: list[str] = []
         self._verbatim = 0
         self._heading: int | None = None
+        # Whether each open element stands in a table cell that is part of its row's one line.
+        self._in_cell = [False]
 
     def page(self, body: LexborNode) -> None:
         stack: list[tuple[LexborNode, bool]] = [(body, False)]
@@ -50,15 +62,16 @@ class _Walk:
             if leaving:
                 self._leave(node)
                 continue
-            if node.is_text_node:
+            tag = node.tag or "-"
+            if tag == "-text":
                 self._text(node.text_content or "")
                 continue
-            if not node.is_element_node or _unseen(node):
+            if tag.startswith("-") or _unseen(node):
                 continue
             self._enter(node)
             stack.append((node, True))
             children: list[tuple[LexborNode, bool]] = []
-            child = node.first_child
+            child = node.child
             while child is not None:
                 children.append((child, False))
                 child = child.next
@@ -84,12 +97,12 @@ class _Walk:
                 self._line.append(" ")
         elif tag == "br":
             self._line.append("\n") if self._verbatim else self._end_line()
-        elif tag in ("td", "th"):
+        elif tag in _CELLS:
             if any(part.strip() for part in self._line):
                 self._line.append(" | ")
-        elif tag in _BLOCKS and not self._in_cell(node):
+        elif tag in _BLOCKS and not (self._in_cell[-1] and tag in _IN_LINE):
             self._end_line()
-            if tag in _APART:
+            if tag in _APART and not self._line:
                 self._outline.text("\n")
             if tag == "li":
                 self._line.append("- ")
@@ -97,9 +110,12 @@ class _Walk:
             self._line.append(" ")
         if tag in _VERBATIM:
             self._verbatim += 1
+        self._in_cell.append(tag in _CELLS or (self._in_cell[-1] and (tag in _IN_LINE or tag not in _BLOCKS)))
 
     def _leave(self, node: LexborNode) -> None:
         tag = node.tag or ""
+        self._in_cell.pop()
+        in_cell = self._in_cell[-1]
         if tag in _VERBATIM:
             if self._verbatim == 1 and self._heading is None:
                 self._end_line()
@@ -110,9 +126,11 @@ class _Walk:
                 self._line.clear()
                 self._heading = None
         elif self._heading is None and tag in _BLOCKS:
-            if self._in_cell(node):
+            if in_cell and tag in _IN_LINE:
                 self._line.append(" ")
             else:
+                if tag == "li" and self._line == ["- "]:
+                    self._line.clear()
                 self._end_line()
                 if tag in _APART:
                     self._outline.text("\n")
@@ -120,20 +138,11 @@ class _Walk:
     def _end_line(self) -> None:
         line = "".join(self._line)
         self._line.clear()
-        if self._verbatim:
-            line = line.strip("\n")
-        else:
-            line = " ".join(line.split())
-        if line.strip() and line != "-":
+        line = line.strip("\n") if self._verbatim else " ".join(line.split())
+        if line == "-" and not self._verbatim:
+            self._line.append("- ")  # the item's text is in a block of its own
+        elif line.strip():
             self._outline.text(line + "\n")
-
-    @staticmethod
-    def _in_cell(node: LexborNode) -> bool:
-        """Whether a block stands in a table cell that is a row's one line. Layout tables hold tables: not those."""
-        parent = node.parent
-        while parent is not None and parent.tag in ("div", "p", "ul", "ol", "li"):
-            parent = parent.parent
-        return node.tag in ("div", "p", "ul", "ol", "li") and parent is not None and parent.tag in ("td", "th")
 
 
 def _unseen(node: LexborNode) -> bool:

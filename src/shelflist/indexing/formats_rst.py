@@ -1,4 +1,4 @@
-"""Sections of a reStructuredText document, also of one that was written for Sphinx: unknown directives keep their text."""
+"""Sections of a reStructuredText document, also of one written for Sphinx: unknown directives keep their text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 _MAX_LINE = 200_000
 _MAX_NESTING = 6
 _SILENT = frozenset(
-    "include raw toctree index contents meta highlight currentmodule module tabularcolumns only-if".split()
+    ("include", "raw", "toctree", "index", "contents", "meta", "highlight", "currentmodule", "module", "tabularcolumns")
 )
 """Directives whose source is no text for readers."""
 
 _ROLE = re.compile(r":[\w.:+-]+:`([^`]*)`")
 _TARGET = re.compile(r"^(.*\S)\s*<[^<>]*>$", re.DOTALL)
 _DIRECTIVE = re.compile(
-    r"\.\. (?:\|[^|]*\| )?(?P<name>[\w:.+-]+)\s?::[ \t]*(?P<arguments>[^\n]*)\n?(?P<block>.*)", re.DOTALL
+    r"\.\. (?:\|[^|]*\| )?(?P<name>[\w:.+-]+?) ?::[ \t]*(?P<arguments>[^\n]*)\n?(?P<block>.*)", re.DOTALL
 )
 _OPTION = re.compile(r"\s*:[\w -]+:(?:\s|$)")
 
@@ -30,6 +30,8 @@ def parse_rst(text: str) -> Parsed:
     """Never prints and never reads another file: includes and raw blocks are off, problems are worked around."""
     outline = Outline()
     try:
+        if max(map(len, text.split("\n"))) > _MAX_LINE:
+            raise ValueError(f"a line is longer than {_MAX_LINE} characters")
         _Walk(outline).source(text, nesting=0)
     except Exception as error:  # docutils raises many kinds on odd input, and the words are still worth finding
         sections = [Section((), text)] if text.strip() else []

@@ -99,14 +99,7 @@ def checked_text(chunk: Chunk) -> bytes:
 
 def hash_of(*parts: bytes | None) -> bytes:
     """SHA-256 over length-prefixed parts; None is not the empty part."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if part is None:
-            digest.update(_ABSENT)
-        else:
-            digest.update(_length(len(part)))
-            digest.update(part)
-    return digest.digest()
+    return hashlib.sha256(_prefixed(*parts)).digest()
 
 
 def _uuid5(namespace: bytes, name: bytes) -> bytes:

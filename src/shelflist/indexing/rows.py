@@ -103,7 +103,8 @@ class Table:
             current = key
         if not first:
             raise UnreadableSource(
-                f"{self.path} holds no {self.unit}s. Check the path; to remove everything on purpose use: shelflist delete"
+                f"{self.path} holds no {self.unit}s. Check the path; "
+                "to remove everything on purpose use: shelflist delete"
             )
         self._checked = (state, len(first))
         return len(first)

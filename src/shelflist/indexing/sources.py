@@ -35,7 +35,7 @@ class Unchanged:
 class Unreadable:
     """A document that is there and cannot be read: it counts as present. `error` says why and what to do.
 
-    With `prefix=True`, `document_id` is the beginning of the ids of everything that may be there (an unlistable folder).
+    With `prefix=True`, `document_id` is how the ids of all that may be there begin (below an unlistable folder).
     """
 
     document_id: str
@@ -130,9 +130,7 @@ class Folder:
         if not os.path.exists(self.path):
             raise UnreadableSource(f"Folder {self.path} does not exist. Check the path.")
         if not os.path.isdir(self.path):
-            raise UnreadableSource(
-                f"{self.path} is not a folder. Use open_source({self.path.name!r}) for a single file."
-            )
+            raise UnreadableSource(f"{self.path} is not a folder. For a single file use open_source(path).")
         return walk(self.path, self.include, self.exclude)
 
     def _items(self, first: Entry, others: Iterator[Entry], known: KnownDigests) -> Iterator[Item]:
@@ -180,7 +178,8 @@ class File:
 def open_source(path: str | os.PathLike[str], **options: Any) -> Source:
     """The source at a path: a folder, a `.jsonl`, `.ndjson` or `.parquet` file of chunks, or one document file.
 
-    `options` go to `Folder`, `Jsonl`, `Parquet` or `File`. Raises UnreadableSource for a missing path or an unknown suffix.
+    `options` go to `Folder`, `Jsonl`, `Parquet` or `File`. A missing path or an unknown suffix
+    raises UnreadableSource.
     """
     from shelflist.indexing.tabular import Jsonl, Parquet
 
@@ -225,7 +224,8 @@ def read_file(path: Path, document_id: str, chunker: Chunker, known: KnownDigest
     except UnicodeDecodeError as error:
         return Unreadable(
             document_id,
-            f"{path} is not valid UTF-8 at byte {error.start} (0x{raw[error.start]:02x}). Save it as UTF-8, or exclude it.",
+            f"{path} is not valid UTF-8 at byte {error.start} (0x{raw[error.start]:02x}). "
+            "Save it as UTF-8, or exclude it.",
         )
     zero = raw.find(b"\0")
     if zero >= 0:
@@ -252,9 +252,7 @@ def _read(path: Path) -> bytes:
         if status.st_size > MAX_FILE_BYTES or len(raw) > MAX_FILE_BYTES:
             megabytes = max(status.st_size, len(raw)) / 1e6
             limit = MAX_FILE_BYTES / 1e6
-            raise _NotADocument(
-                f"{path} has {megabytes:.0f} MB, more than the limit of {limit:.0f} MB. Split or exclude it."
-            )
+            raise _NotADocument(f"{path} has {megabytes:.0f} MB, the limit is {limit:.0f} MB. Split or exclude it.")
     return raw
 
 

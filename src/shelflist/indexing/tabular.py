@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -94,7 +94,8 @@ class Jsonl(Table):
                 raw.decode("utf-8")
             except UnicodeDecodeError as invalid:
                 raise UnreadableSource(
-                    f"{where} is not valid UTF-8 at byte {invalid.start} (0x{raw[invalid.start]:02x}). Save the file as UTF-8."
+                    f"{where} is not valid UTF-8 at byte {invalid.start} of the line (0x{raw[invalid.start]:02x}). "
+                    "Save the file as UTF-8."
                 ) from None
             raise UnreadableSource(f"{where} is not valid JSON: {error}. Mend or remove the line.") from None
         if not isinstance(row, dict):
@@ -191,7 +192,8 @@ class Parquet(Table):
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise UnreadableSource(
-                f"{self.path} is not a readable Parquet file (cut off, damaged, or another format): {reason}. Write it again."
+                f"{self.path} is not a readable Parquet file (cut off, damaged, or another format): {reason}. "
+                "Write it again."
             ) from error
 
 

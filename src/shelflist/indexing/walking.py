@@ -12,6 +12,12 @@ from pathlib import Path
 
 from shelflist.core.errors import InvalidInput
 
+_CODE = """
+    .py .pyi .js .mjs .cjs .jsx .ts .tsx .java .kt .kts .scala .groovy .go .rs .c .h .cc .cpp .cxx .hpp .hh .cs .fs
+    .vb .rb .php .pl .pm .lua .r .jl .swift .m .mm .dart .ex .exs .erl .hs .ml .mli .clj .cljs .lisp .el .sh .bash .zsh
+    .fish .ps1 .sql .css .scss .vue .svelte .proto .graphql .tf .nix .zig .nim .f90 .asm
+"""
+
 SUFFIXES: dict[str, str] = {
     ".md": "markdown",
     ".markdown": "markdown",
@@ -20,19 +26,11 @@ SUFFIXES: dict[str, str] = {
     ".rst": "rst",
     ".txt": "text",
     ".text": "text",
-} | dict.fromkeys(
-    """
-    .py .pyi .js .mjs .cjs .jsx .ts .tsx .java .kt .kts .scala .groovy .go .rs .c .h .cc .cpp .cxx .hpp .hh .cs .fs .vb
-    .rb .php .pl .pm .lua .r .jl .swift .m .mm .dart .ex .exs .erl .hs .ml .mli .clj .cljs .lisp .el .sh .bash .zsh .fish
-    .ps1 .sql .css .scss .vue .svelte .proto .graphql .tf .nix .zig .nim .f90 .asm
-    """.split(),
-    "code",
-)
+} | dict.fromkeys(_CODE.split(), "code")
 """Format of each known suffix, in lower case."""
 
-_JUNK = frozenset(
-    "node_modules bower_components __pycache__ site-packages __MACOSX CVS .git .hg .svn .venv .tox .nox".split()
-)
+_JUNK = frozenset(("node_modules", "bower_components", "__pycache__", "site-packages", "__MACOSX", "CVS"))
+"""Folders of other people's files; names that begin with a dot are skipped anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +138,9 @@ def _printable(name: str) -> str:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a glob matches a relative path. Without a slash it is about the name, at any depth; a final slash is ignored.
+    """Whether a glob matches a relative path. Without a slash it is about the name, at any depth.
 
-    A pattern that is no glob (`[z-a]`) raises InvalidInput.
+    A final slash is ignored. A pattern that is no glob (`[z-a]`) raises InvalidInput.
     """
     pattern = pattern.removeprefix("./").rstrip("/")
     subject = path if "/" in pattern else path.rpartition("/")[2]

@@ -168,6 +168,7 @@ class Revisions:
     ) -> tuple[list[Revision], list[Revision]]:
         """Revisions that may begin, and those whose document is no longer as it was when they were planned."""
         found = current_revisions(tx, [one.document_key for one in revisions if one.document_key])
+        taken = self._taken(tx, collection_id, [one for one in revisions if not one.document_key])
         good: list[Revision] = []
         conflicts: list[Revision] = []
         for one in revisions:
@@ -175,15 +176,25 @@ class Revisions:
                 current, highest = found.get(one.document_key, (-1, -1))
                 fits = current == one.base_revision and one.number > highest
             else:
-                fits = (
-                    tx.execute(
-                        "SELECT 1 FROM sl_documents WHERE collection_id = ? AND tenant_id = ? AND document_id = ?",
-                        (collection_id, one.tenant, one.document_id),
-                    ).fetchone()
-                    is None
-                )
+                fits = (one.tenant, one.document_id) not in taken
             (good if fits else conflicts).append(one)
         return good, conflicts
+
+    def _taken(self, tx: Transaction, collection_id: int, revisions: Sequence[Revision]) -> set[tuple[str, str]]:
+        """Of documents planned as new: those that somebody has made meanwhile."""
+        taken: set[tuple[str, str]] = set()
+        for start in range(0, len(revisions), 500):
+            part = revisions[start : start + 500]
+            marks = ", ".join(["(?, ?)"] * len(part))
+            names = [value for one in part for value in (one.tenant, one.document_id)]
+            taken |= set(
+                tx.execute(
+                    "SELECT tenant_id, document_id FROM sl_documents "
+                    f"WHERE collection_id = ? AND (tenant_id, document_id) IN (VALUES {marks})",
+                    (collection_id, *names),
+                )
+            )
+        return taken
 
     def _record_intents(self, tx: Transaction, generation_id: int, revisions: Sequence[Revision], now: float) -> None:
         rows = []

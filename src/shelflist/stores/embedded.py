@@ -14,9 +14,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -55,6 +58,21 @@ _SQL_TYPES = {
     FieldType.LIST: "INTEGER",
 }
 _IDS_PER_STATEMENT = 500
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """A write of the keyword index under way: where, which deleted rows it drops, and how to wait for it."""
+
+    place: str
+    due: list[int]
+    written: Callable[[], tuple[int, KeywordIndex]]
+
+    def abandon(self) -> None:
+        """Wait, and forget what was written: its rows were not, so the next write drops it."""
+        with suppress(Exception):
+            self.written()
 
 
 class EmbeddedStore:
@@ -184,14 +202,19 @@ class EmbeddedStore:
             if rows:
                 fields = "".join(f", f_{field}" for field in spec.fields)
                 marks = ", ".join("?" * (8 + len(spec.fields)))
-                tx.executemany(
-                    f"INSERT INTO {name} (row, point_id, chunk_id, document_id, tenant_id, index_status, content, "
-                    f"metadata{fields}) VALUES ({marks})",
-                    rows,
-                )
-                tx.executemany(f"INSERT INTO {name}_vectors VALUES (?, ?)", blobs)
-                tx.executemany(f"INSERT INTO {name}_lists VALUES (?, ?, ?)", members)
-                self._write_keywords(tx, name, words, above=last_row)
+                listing = self._list_keywords(tx, name, words, above=last_row)
+                try:
+                    tx.executemany(
+                        f"INSERT INTO {name} (row, point_id, chunk_id, document_id, tenant_id, index_status, content, "
+                        f"metadata{fields}) VALUES ({marks})",
+                        rows,
+                    )
+                    tx.executemany(f"INSERT INTO {name}_vectors VALUES (?, ?)", blobs)
+                    tx.executemany(f"INSERT INTO {name}_lists VALUES (?, ?, ?)", members)
+                except BaseException:
+                    listing.abandon()
+                    raise
+                self._settle_keywords(tx, name, listing)
                 tx.execute(
                     "UPDATE store_generations SET last_row = ?, sequence = sequence + 1 WHERE name = ?", (row, name)
                 )
@@ -424,17 +447,21 @@ class EmbeddedStore:
             self._keywords[name] = (place, stamp, index)
             return index
 
-    def _write_keywords(self, tx: Transaction, name: str, words: Sequence[KeywordRow], above: int) -> None:
+    def _list_keywords(self, tx: Transaction, name: str, words: Sequence[KeywordRow], above: int) -> _Listing:
+        """Begin to write the keyword index, in a thread: both it and SQLite work outside the interpreter's lock."""
         _, place, stamp = self._generation(tx, name)
-        due = [
-            row
-            for (row,) in tx.execute(
-                f"SELECT row FROM {name}_unlisted WHERE since < ?", (time.time() - _UNLISTED_GRACE,)
-            )
-        ]
-        try:
+        query = f"SELECT row FROM {name}_unlisted WHERE since < ?"
+        due = [row for (row,) in tx.execute(query, (time.time() - _UNLISTED_GRACE,))]
+
+        def write() -> tuple[int, KeywordIndex]:
             index = self._keyword_index(name, place, stamp)
-            new_stamp = index.write(words, deleted=due, expected=stamp, above=above)
+            return index.write(words, deleted=due, expected=stamp, above=above), index
+
+        return _Listing(place, due, background(write))
+
+    def _settle_keywords(self, tx: Transaction, name: str, listing: _Listing) -> None:
+        try:
+            stamp, index = listing.written()
         except KeywordIndexDamaged as error:
             log.warning("%s Rebuilding it from the rows.", self._damaged(error))
             self._rebuild_keywords(tx, name)
@@ -444,9 +471,10 @@ class EmbeddedStore:
                 f"No space is left to write the keyword index in {self.path} ({error}). Everything acknowledged before "
                 "is kept. Free some space and run the same command again."
             ) from error
-        self._keywords[name] = (place, new_stamp, index)
-        tx.execute("UPDATE store_generations SET keyword_stamp = ? WHERE name = ?", (new_stamp, name))
-        tx.executemany(f"DELETE FROM {name}_unlisted WHERE row = ?", ((row,) for row in due))
+        with self._lock:
+            self._keywords[name] = (listing.place, stamp, index)
+        tx.execute("UPDATE store_generations SET keyword_stamp = ? WHERE name = ?", (stamp, name))
+        tx.executemany(f"DELETE FROM {name}_unlisted WHERE row = ?", ((row,) for row in listing.due))
 
     def _rebuild_keywords(self, tx: Transaction, name: str) -> None:
         """A fresh keyword index of the rows as this transaction sees them, beside the old one."""
@@ -494,3 +522,23 @@ def _point_ids(tx: Transaction, name: str, rows: Sequence[int]) -> dict[int, byt
         part = rows[start : start + _IDS_PER_STATEMENT]
         ids.update(tx.execute(f"SELECT row, point_id FROM {name} WHERE row IN ({', '.join('?' * len(part))})", part))
     return ids
+
+
+def background(work: Callable[[], _Result]) -> Callable[[], _Result]:
+    """Start `work` in a thread; the returned function waits for it and gives its result or raises its error."""
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, name="shelflist-keywords")
+    thread.start()
+
+    def wait() -> _Result:
+        thread.join()
+        return future.result()
+
+    return wait

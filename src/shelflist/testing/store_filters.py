@@ -231,21 +231,8 @@ class FilterTests(StoreBase):
 
     def test_field_names_of_the_store_itself(self, store: Store, generation: NewGeneration) -> None:
         """A user may call a field what a store calls a column, or what SQL calls a keyword."""
-        names = [
-            "id",
-            "row",
-            "vector",
-            "metadata",
-            "rowid",
-            "select",
-            "order",
-            "text",
-            "value",
-            "name",
-            "point_id",
-            "tenant",
-        ]
-        self.each_field_alone(store, generation, names)
+        columns = ["id", "row", "rowid", "vector", "metadata", "point_id", "tenant", "name"]
+        self.each_field_alone(store, generation, [*columns, "select", "order", "text", "value", "where", "and", "NOT"])
 
     def test_field_names_that_differ_in_case(self, store: Store, generation: NewGeneration) -> None:
         self.each_field_alone(store, generation, ["name", "Name", "NAME"])

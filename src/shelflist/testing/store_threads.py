@@ -10,7 +10,7 @@ from shelflist.core.filters.nodes import Comparison, Operator
 from shelflist.core.types import Point
 from shelflist.stores.protocol import GenerationSpec, Scope, Store
 from shelflist.testing.points import make_point, point_id, random_vectors
-from shelflist.testing.store_base import NewGeneration, StoreBase
+from shelflist.testing.store_base import NewGeneration, Reopen, StoreBase
 
 BATCH = 20
 BATCHES = 6
@@ -69,6 +69,48 @@ class ThreadTests(StoreBase):
             names = [f"w{key}.{i}" for i in range(BATCH)]
             self.answers(store, spec, names, self.scope(spec, Comparison("batch", Operator.EQ, key)))
         assert store.count(spec, Scope()) == len(keys) * BATCH
+
+    def test_readers_beside_deletes_and_repairs(
+        self, store: Store, reopen: Reopen | None, generation: NewGeneration
+    ) -> None:
+        """Whatever goes on around them, points that nobody touches are found by every query, on every handle."""
+        spec = generation(fields=Fields({"batch": int}))
+        still = self.batch(spec, 0, 0)
+        self.write(store, spec, still)
+        names = [f"w0.{i}" for i in range(BATCH)]
+        done = threading.Event()
+        started = threading.Barrier(3, timeout=60)
+
+        def churn() -> None:
+            started.wait()
+            for number in range(1, BATCHES):
+                batch = self.batch(spec, 1, number)
+                self.write(store, spec, batch)
+                store.set_stale(spec, [point.point_id for point in batch[::2]])
+                store.delete(spec, [point.point_id for point in batch[1::2]])
+                store.repair(spec)
+                store.flush(spec)
+
+        def read(handle: Store) -> None:
+            started.wait()
+            scope = self.scope(spec, Comparison("batch", Operator.EQ, 0))
+            while not done.is_set():
+                self.answers(handle, spec, names, scope)
+
+        other = reopen() if reopen is not None else store
+        try:
+            with ThreadPoolExecutor(3) as threads:
+                reading = [threads.submit(read, handle) for handle in (store, other)]
+                try:
+                    threads.submit(churn).result()
+                finally:
+                    done.set()
+                for work in reading:
+                    work.result()
+        finally:
+            if other is not store:
+                other.close()
+        self.answers(store, spec, names)
 
     def test_the_same_points_from_several_threads(self, store: Store, generation: NewGeneration) -> None:
         """A task delivered twice: both writers are acknowledged, the points are there once."""

@@ -1,0 +1,403 @@
+"""What each command asks of the collection, what it prints for people and for programs, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_collection import DOCUMENT, HIT, FakeCollection, FakeShelf, Shell, why_chunk
+
+from shelflist.cli.commands_search import explain_why
+from shelflist.core.errors import RemovalRefused, UnknownField
+from shelflist.core.types import Failure, Hit, Hits, SyncReport
+
+ALL = [
+    ("search", "keys"),
+    ("why", "keys.md", "keys"),
+    ("count",),
+    ("status",),
+    ("documents",),
+    ("show", "keys.md"),
+    ("verify",),
+    ("repair",),
+    ("purge",),
+    ("fields", "list"),
+    ("fields", "add", "language", "str"),
+    ("drop", "--yes"),
+    ("sync", "."),
+    ("plan", "."),
+]
+METHOD = {"sync": "sync_all", "fields": "add_field"}
+
+
+@pytest.mark.parametrize("arguments", ALL, ids=" ".join)
+def test_json_is_one_object_and_nothing_else(shell: Shell, fake: FakeCollection, arguments: tuple[str, ...]) -> None:
+    result = shell(*arguments, "--json")
+    assert result.code == 0 and result.json
+    assert result.err == ""
+    assert fake.was_asked("close")
+
+
+@pytest.mark.parametrize("arguments", ALL, ids=" ".join)
+def test_people_get_words_on_stdout(shell: Shell, fake: FakeCollection, arguments: tuple[str, ...]) -> None:
+    result = shell(*arguments)
+    assert result.code == 0 and result.out.strip() and result.err == ""
+    assert not result.out.lstrip().startswith("{")
+
+
+@pytest.mark.parametrize("arguments", [a for a in ALL if a != ("fields", "list")], ids=" ".join)
+def test_an_expected_error_is_a_line_and_code_1(shell: Shell, fake: FakeCollection, arguments: tuple[str, ...]) -> None:
+    fake.answers[METHOD.get(arguments[0], arguments[0])] = UnknownField.named("pagenumber", ["page_number"])
+    result = shell(*arguments)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("Error: Unknown field 'pagenumber'. Did you mean 'page_number'?")
+    assert "Traceback" not in result.err
+    as_json = shell(*arguments, "--json")
+    assert as_json.code == 1
+    assert as_json.json["error_type"] == "UnknownField" and "page_number" in as_json.json["error"]
+
+
+@pytest.mark.parametrize("arguments", ALL, ids=" ".join)
+def test_a_missing_collection_names_the_command_that_makes_it(
+    shell: Shell, shelf: FakeShelf, arguments: tuple[str, ...]
+) -> None:
+    result = shell(*arguments, "--url", "file:./nowhere", "--collection", "pages")
+    assert result.code == 1
+    assert "Create it with: shelflist init --url file:" in result.err and "--collection pages" in result.err
+    assert all(options["create"] is False for _, _, options in shelf.opened)
+
+
+def test_without_any_url_the_way_to_start_is_named(shell: Shell, shelf: FakeShelf) -> None:
+    result = shell("search", "keys")
+    assert result.code == 1 and "shelflist init --url file:./index" in result.err
+
+
+def test_interrupted_is_130_and_says_that_work_is_kept(shell: Shell, fake: FakeCollection) -> None:
+    fake.answers["sync_all"] = KeyboardInterrupt()
+    result = shell("sync", ".")
+    assert result.code == 130
+    assert "acknowledged is kept" in result.err and "same command again" in result.err
+    assert "Traceback" not in result.err
+    assert fake.was_asked("close")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search",),
+        ("search", "keys", "--limit", "0"),
+        ("search", "keys", "--mode", "fuzzy"),
+        ("search", "keys", "--limit", "many"),
+        ("sync",),
+        ("sync", ".", "--nonsense"),
+        ("serch", "keys"),
+        ("init", "--field", "page"),
+        ("init", "--field", "a=int", "--field", "a=str"),
+        ("sync", ".", "..", "--source", "one"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_code_2(shell: Shell, fake: FakeCollection, arguments: tuple[str, ...]) -> None:
+    result = shell(*arguments)
+    assert result.code == 2 and "Error" in result.err and result.out == ""
+    assert not fake.asked or fake.asked == [("close", (), {})]
+
+
+def test_a_mistyped_command_gets_the_nearest_name(shell: Shell) -> None:
+    assert "Did you mean 'search'?" in shell("serch").err
+
+
+# search
+
+
+def test_search_options_reach_the_collection(shell: Shell, fake: FakeCollection) -> None:
+    options = ("--limit", "3", "--where", "page_number < 10", "--mode", "keyword", "--fusion", "rrf")
+    assert shell("search", "keys", *options, "--min-score", "0.5", "--group", "--exact", "--alpha", "0.2").code == 0
+    asked = fake.options_of("search")
+    assert asked.pop("params").exact is True
+    assert asked == {
+        "limit": 3,
+        "where": "page_number < 10",
+        "mode": "keyword",
+        "fusion": "rrf",
+        "min_score": 0.5,
+        "group_by": "document_id",
+        "alpha": 0.2,
+    }
+
+
+def test_plain_search_leaves_the_defaults_to_the_collection(shell: Shell, fake: FakeCollection) -> None:
+    shell("search", "keys")
+    asked = fake.options_of("search")
+    assert "params" not in asked
+    assert (asked["limit"], asked["where"], asked["mode"], asked["group_by"]) == (10, None, None, None)
+
+
+def test_a_hit_is_shown_with_score_place_and_text(shell: Shell, fake: FakeCollection) -> None:
+    plain, explained = shell("search", "keys").out, shell("search", "keys", "--explain").out
+    for text in ("0.912", "keys.md > Keys > Rotation", "Keys are rotated every 90 days."):
+        assert text in plain
+    assert "distance" not in plain
+    for text in ("dense 1 (0.750)", "keyword -", "distance 0.250", "page_number 3", "exact scan"):
+        assert text in explained
+
+
+def test_a_hit_in_json_has_everything(shell: Shell, fake: FakeCollection) -> None:
+    found = shell("search", "keys", "--json").json
+    assert found["plan"] == "exact scan" and found["exact"] is True and found["refused"] == 0
+    (hit,) = found["hits"]
+    assert hit["rank"] == 1 and hit["explanation"]["dense_rank"] == 1
+    for name in ("score", "distance", "content", "document_id", "chunk_id", "metadata", "section", "position"):
+        assert hit[name] == getattr(HIT, name)
+
+
+def test_json_holds_what_python_values_mean(shell: Shell, fake: FakeCollection) -> None:
+    metadata = {"at": datetime(2026, 1, 2, tzinfo=UTC), "n": np.float32(0.5), "nan": float("nan"), "b": b"\x01"}
+    hit = Hit(np.float32(1), None, "ü \u2028 \x85 \udcff", "d", "c", metadata)
+    fake.answers["search"] = Hits([hit], plan="", exact=True)
+    found = shell("search", "keys", "--json").out
+    assert "ü" in found and "\\udcff" in found
+    (one,) = shell("search", "keys", "--json").json["hits"]
+    assert one["content"] == "ü \u2028 \x85 \udcff"
+    assert one["metadata"] == {"at": "2026-01-02T00:00:00+00:00", "n": 0.5, "nan": None, "b": "01"}
+
+
+def test_nothing_found_is_no_error(shell: Shell, fake: FakeCollection) -> None:
+    fake.answers["search"] = Hits([], plan="", exact=True)
+    plain, filtered = shell("search", "keys"), shell("search", "keys", "--where", "a == 1")
+    assert plain.code == filtered.code == 0
+    assert "Nothing found" in plain.out and "filter" not in plain.out
+    assert "filter" in filtered.out
+
+
+def test_what_a_chunk_holds_cannot_command_the_terminal(shell: Shell, fake: FakeCollection) -> None:
+    evil = Hit(1.0, None, "red \x1b[31m\x07 \u202e [bold]x[/bold]", "a\x1b]0;title\x07.md", "c", {})
+    fake.answers["search"] = Hits([evil], plan="", exact=True)
+    fake.answers["documents"] = [{**DOCUMENT, "document_id": "b\x1b[2J[red].md"}]
+    for out in (shell("search", "keys").out, shell("documents").out):
+        assert not set(out) & {"\x1b", "\x07", "\u202e"}
+    assert "[bold]x[/bold]" in shell("search", "keys").out
+    assert "[red].md" in shell("documents").out
+
+
+def test_search_loads_neither_tables_nor_arrays_nor_other_commands() -> None:
+    code = (
+        "import sys; import shelflist.cli.commands_search, shelflist.cli.main; "
+        "print([m for m in ('numpy', 'rich', 'pyarrow', 'tokenizers', 'yaml', 'shelflist.cli.commands_sync') "
+        "if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+# why
+
+
+@pytest.mark.parametrize(
+    ("chunks", "said"),
+    [
+        ([], "no chunks"),
+        ([why_chunk(index_status="stale")], "index status: stale"),
+        ([why_chunk(index_status="failed", error="too long")], "too long"),
+        ([why_chunk(filter_matches=False)], "filter keeps every chunk"),
+        ([why_chunk(exact_rank=None, keyword_rank=None, hybrid_rank=None)], "shelflist verify"),
+        ([why_chunk(hybrid_rank=None, exact_rank=400)], "too far down"),
+        ([why_chunk(hybrid_rank=37)], "--limit 37"),
+        ([why_chunk(keyword_rank=None)], "shares no word"),
+        ([why_chunk(hybrid_rank=9), why_chunk(hybrid_rank=4)], "number 4 in hybrid"),
+        ([why_chunk(filter_matches=False), why_chunk(hybrid_rank=4)], "number 4 in hybrid"),
+    ],
+)
+def test_why_says_the_first_thing_that_is_in_the_way(chunks: list[dict[str, object]], said: str) -> None:
+    assert said in explain_why(chunks, filtered=False)
+
+
+def test_why_shows_each_chunk_and_a_verdict(shell: Shell, fake: FakeCollection) -> None:
+    result = shell("why", "keys.md", "keys", "--where", "page_number < 10")
+    assert "Keys are rotated." in result.out and "It is found: its best chunk is number 1" in result.out
+    assert fake.asked[0] == ("why", ("keys.md", "keys", "page_number < 10"), {})
+    assert shell("why", "keys.md", "keys", "--json").json["chunks"][0]["hybrid_rank"] == 1
+
+
+# looking
+
+
+def test_a_long_document_list_says_that_there_is_more(shell: Shell, fake: FakeCollection) -> None:
+    fake.answers["documents"] = [{**DOCUMENT, "document_id": f"{n:03}-{'x' * 200}.md"} for n in range(4)]
+    result = shell("documents", "--limit", "3", "--prefix", "0")
+    assert fake.options_of("documents") == {"limit": 4, "prefix": "0"}
+    assert "more than 3" in result.out and "003-" not in result.out
+    assert "x" * 200 + ".md" in result.out, "a value was cut although stdout is no terminal"
+    assert shell("documents", "--limit", "3", "--json").json["more"] is True
+    whole = shell("documents", "--limit", "4")
+    assert "more than" not in whole.out and "003-" in whole.out
+
+
+def test_an_empty_collection_names_the_next_step(shell: Shell, fake: FakeCollection) -> None:
+    fake.answers["documents"] = []
+    assert "shelflist sync" in shell("documents").out
+    assert "starts with 'q'" in shell("documents", "--prefix", "q").out
+
+
+def test_the_tenant_is_bound(shell: Shell, fake: FakeCollection) -> None:
+    shell("search", "keys")
+    assert not fake.was_asked("tenant")
+    shell("search", "keys", "--tenant", "acme")
+    assert ("tenant", ("acme",), {}) in fake.asked
+
+
+def test_an_embedder_is_passed_only_when_it_is_named(shell: Shell, fake: FakeCollection, shelf: FakeShelf) -> None:
+    shell("count")
+    shell("count", "--embedder", "static", "--ledger", "sqlite:/l.db")
+    assert [options.get("embedder") for _, _, options in shelf.opened] == [None, "static"]
+    assert "embedder" not in shelf.opened[0][2]
+    assert [options["ledger"] for _, _, options in shelf.opened] == [None, "sqlite:/l.db"]
+
+
+# care
+
+
+def test_verify_ends_with_3_when_there_are_differences(shell: Shell, fake: FakeCollection) -> None:
+    good = fake.verify()
+    assert "What is searched is what was written." in shell("verify", "--sample", "5").out
+    assert fake.asked[-2][1] == (5,)
+    fake.answers["verify"] = {**good, "ok": False, "missing": ["aa", "bb"], "missing_documents": ["keys.md"]}
+    result = shell("verify")
+    assert result.code == 3
+    assert "2 chunks in the ledger, not in the store: aa, bb" in result.out and "keys.md" in result.out
+    assert "shelflist repair" in result.out
+    as_json = shell("verify", "--json")
+    assert as_json.code == 3 and as_json.json["ok"] is False
+
+
+def test_repair_that_cannot_restore_everything_ends_with_1(shell: Shell, fake: FakeCollection) -> None:
+    assert shell("repair").out == "2 ghosts deleted from the store.\n"
+    fake.answers["repair"] = {"actions": [], "lost": ["given.md"]}
+    result = shell("repair")
+    assert result.code == 1 and "given.md" in result.err
+
+
+def test_drop_asks_and_takes_no_answer_as_no(
+    shell: Shell, fake: FakeCollection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for typed in ("", "n\n"):
+        (tmp_path / "typed").write_text(typed)
+        with (tmp_path / "typed").open() as stdin:
+            monkeypatch.setattr("sys.stdin", stdin)
+            result = shell("drop")
+        assert result.code == 1 and "--yes" in result.err and "7 chunks" in result.err
+        assert not fake.was_asked("drop")
+    (tmp_path / "typed").write_text("y\n")
+    with (tmp_path / "typed").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert shell("drop").code == 0
+    assert fake.was_asked("drop")
+
+
+# the way in
+
+
+def test_a_folder_is_mirrored_and_a_file_only_added(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "new.jsonl").write_text("")
+    asked = []
+    for arguments in (("pages",), ("new.jsonl",), ("pages", "--keep-missing"), ("new.jsonl", "--delete-missing")):
+        fake.asked.clear()
+        assert shell("sync", *arguments).code == 0
+        asked.append(fake.options_of("sync_all")["delete"])
+    assert asked == ["missing", None, None, "missing"]
+
+
+def test_sync_options_reach_source_and_collection(
+    shell: Shell, fake: FakeCollection, shelf: FakeShelf, tmp_path: Path
+) -> None:
+    (tmp_path / "pages").mkdir()
+    chosen = ("--include", "*.md", "--include", "*.rst", "--exclude", "x*", "--prefix", "h/")
+    cut = ("--chunk-size", "200", "--chunk-overlap", "20")
+    how = ("--source", "wiki", "--allow-removal", "--on-failed", "switch_without", "--wait", "stored")
+    assert shell("sync", "pages", *chosen, *cut, *how).code == 0
+    assert shelf.sources == [
+        ("pages", {"prefix": "h/", "chunker": (200, 20), "include": ("*.md", "*.rst"), "exclude": ("x*",)})
+    ]
+    assert fake.options_of("sync_all") == {
+        "source": "wiki",
+        "delete": "missing",
+        "allow_removal": True,
+        "on_failed": "switch_without",
+        "wait": "stored",
+        "progress": None,
+    }
+
+
+def test_a_file_of_chunks_takes_no_chunker_and_no_globs(
+    shell: Shell, fake: FakeCollection, shelf: FakeShelf, tmp_path: Path
+) -> None:
+    (tmp_path / "chunks.parquet").write_text("")
+    (tmp_path / "page.md").write_text("")
+    assert shell("sync", "chunks.parquet").code == shell("sync", "page.md").code == 0
+    assert shelf.sources == [("chunks.parquet", {}), ("page.md", {"chunker": (512, 50)})]
+    refused = shell("sync", "page.md", "--include", "*.md")
+    assert refused.code == 2 and "page.md is a file" in refused.err
+
+
+def test_a_source_has_one_name_from_wherever_it_is_synced(
+    shell: Shell, fake: FakeCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shelflist.toml").write_text('url = "memory:"\n')
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    shell("sync", "docs")
+    monkeypatch.chdir(tmp_path / "docs" / "deep")
+    shell("sync", "..")
+    shell("sync", "/")
+    names = [options["source"] for name, _, options in fake.asked if name == "sync_all"]
+    assert names == ["folder:docs", "folder:docs", "folder:/"]
+
+
+def test_failures_are_named_and_end_with_1(shell: Shell, fake: FakeCollection) -> None:
+    failures = [Failure(f"page-{n}.md", "not UTF-8", position=n or None) for n in range(30)]
+    fake.answers["sync_all"] = SyncReport(added=2, documents_added=1, failures=failures, warnings=["cut short"])
+    result = shell("sync", ".")
+    assert result.code == 1
+    assert "Failed: page-0.md: not UTF-8" in result.err and "page-1.md, chunk 1: not UTF-8" in result.err
+    assert "page-25.md" not in result.err and "10 more" in result.err
+    assert "Warning: cut short" in result.err and "2 added" in result.out
+    as_json = shell("sync", ".", "--json")
+    assert as_json.code == 1 and as_json.json["failed"] == 30 and len(as_json.json["failures"]) == 30
+
+
+def test_several_paths_are_passes_of_their_own_and_add_up(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    found = shell("sync", "one", "two", "--json").json
+    assert found["added"] == 6 and found["documents_added"] == 2 and found["planned"] is False
+    assert [part["source"] for part in found["sources"]] == ["folder:one", "folder:two"]
+    assert [part["added"] for part in found["sources"]] == [3, 3]
+
+
+def test_a_wrong_path_stops_before_anything_is_done(shell: Shell, fake: FakeCollection) -> None:
+    result = shell("sync", ".", "nowhere")
+    assert result.code == 1 and "nowhere does not exist" in result.err
+    assert not fake.was_asked("sync_all")
+
+
+def test_plan_asks_and_does_nothing(shell: Shell, fake: FakeCollection) -> None:
+    result = shell("plan", ".")
+    assert "3 would be embedded (90 tokens)" in result.out and "Nothing was done" in result.out
+    assert fake.was_asked("plan") and not fake.was_asked("sync_all")
+    assert shell("plan", ".", "--json").json["planned"] is True
+
+
+def test_a_refused_removal_is_code_1(shell: Shell, fake: FakeCollection) -> None:
+    fake.answers["sync_all"] = RemovalRefused("This pass would delete 9 of 10 documents.")
+    assert shell("sync", ".").code == 1
+
+
+def test_a_sync_that_changes_nothing_says_so(shell: Shell, fake: FakeCollection) -> None:
+    fake.answers["sync_all"] = SyncReport(unchanged=5, documents_unchanged=2)
+    assert "Nothing to do" in shell("sync", ".").out
+    fake.answers["sync_all"] = SyncReport(unchanged=5, added=1, documents_changed=1)
+    assert "Nothing to do" not in shell("sync", ".").out
