@@ -161,9 +161,7 @@ def reference_difference(old: str, new: str) -> dict[str, Any]:
 def load_query_texts() -> list[str]:
     """The 2,700 question texts that come with the documentation corpus."""
     place = require()
-    return [
-        row["text"] for name in ("queries_1k.jsonl", "queries_more.jsonl") for row in _json_lines(place / name)
-    ]
+    return [row["text"] for name in ("queries_1k.jsonl", "queries_more.jsonl") for row in _json_lines(place / name)]
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

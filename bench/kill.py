@@ -38,15 +38,27 @@ def main() -> None:
         trial = worker.Trial(directory, seed=seed, separate_ledger=seed % 8 in (3, 5, 7))
         trial.run(kills=-(-options.kills // options.trials))
         kills, finished, embedded = kills + trial.kills, finished + trial.finished, embedded + trial.embedded
-        print(f"seed {seed}: {trial.kills} kills, {trial.finished} got away, "
-              f"{'separate ledger' if trial.separate_ledger else 'one database'}: nothing lost, nothing doubled", flush=True)
+        print(
+            f"seed {seed}: {trial.kills} kills, {trial.finished} got away, "
+            f"{'separate ledger' if trial.separate_ledger else 'one database'}: nothing lost, nothing doubled",
+            flush=True,
+        )
         if not options.keep:
             shutil.rmtree(directory)
     seconds = time.perf_counter() - started
     print(f"{kills} kills in {seconds:.0f} s, {embedded} texts embedded, no promise broken.")
-    report.write("kill", {"kills": kills, "survivors": finished, "embedded": embedded, "seconds": seconds,
-                          "first_seed": options.seed, "trials": options.trials,
-                          "environment": report.environment(["numpy", "tantivy"])})
+    report.write(
+        "kill",
+        {
+            "kills": kills,
+            "survivors": finished,
+            "embedded": embedded,
+            "seconds": seconds,
+            "first_seed": options.seed,
+            "trials": options.trials,
+            "environment": report.environment(["numpy", "tantivy"]),
+        },
+    )
 
 
 def _crash_worker() -> Any:

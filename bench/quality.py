@@ -43,7 +43,9 @@ def main() -> None:
         results[name] = _measure(data.load_retrieval_set(name), modes, options.queries)
     targets = _targets(results)
     for name, result in results.items():
-        print(f"\n{name}: {result['documents']:,} documents, {result['queries']:,} questions, indexed in {result['index_seconds']:.1f} s")
+        print(
+            f"\n{name}: {result['documents']:,} documents, {result['queries']:,} questions, indexed in {result['index_seconds']:.1f} s"
+        )
         rows = [
             [mode, f"{found['ndcg10']:.4f}", f"{found['recall10']:.4f}", f"{found['ms_per_query']:.2f}"]
             for mode, found in result["modes"].items()
@@ -52,8 +54,12 @@ def main() -> None:
     report.print_targets(targets)
     report.write(
         "quality",
-        {"at": time.strftime("%Y-%m-%d %H:%M"), "sets": results, "targets": targets,
-         "environment": report.environment(["numpy", "tantivy", "tokenizers"])},
+        {
+            "at": time.strftime("%Y-%m-%d %H:%M"),
+            "sets": results,
+            "targets": targets,
+            "environment": report.environment(["numpy", "tantivy", "tokenizers"]),
+        },
     )
     _plot(results)
     sys.exit(0 if all(target["met"] for target in targets) else 1)

@@ -78,7 +78,11 @@ def run_shelflist(corpus: data.Corpus, changed: data.Corpus, options: argparse.N
     written: dict[str, Any] = {}
     try:
         with shelflist.open(
-            f"file:{directory}/index", "bench", embedder=None, fingerprint=FINGERPRINT, dimensions=corpus.vectors.shape[1]
+            f"file:{directory}/index",
+            "bench",
+            embedder=None,
+            fingerprint=FINGERPRINT,
+            dimensions=corpus.vectors.shape[1],
         ) as collection:
             database = directory / "index" / "shelflist.db"
             for phase, documents in (("first", before), ("no-op", before), ("1 %", after)):

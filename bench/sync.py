@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for one run of one side")
-    parser.add_argument("--only", choices=["shelflist", "langchain", "llamaindex"], help="one side alone, no comparison")
+    parser.add_argument(
+        "--only", choices=["shelflist", "langchain", "llamaindex"], help="one side alone, no comparison"
+    )
     options = parser.parse_args()
     data.require()
 
@@ -153,7 +155,9 @@ def _targets(summary: dict[str, Any]) -> list[dict[str, Any]]:
                 targets.append(report.noted(name, ratio))
     allowed = ours["no-op"] + 0.03 * ours["first"]
     targets.append(
-        report.target("1 % change, seconds", ours["1 %"], f"<= {allowed:.3f} (no-op + 3 % of first)", ours["1 %"] <= allowed)
+        report.target(
+            "1 % change, seconds", ours["1 %"], f"<= {allowed:.3f} (no-op + 3 % of first)", ours["1 %"] <= allowed
+        )
     )
     rows = summary["written"]["no-op"]["rows"]
     targets.append(report.target("rows written by the no-op", rows, "<= 20, whatever the size", rows <= 20))
@@ -161,8 +165,10 @@ def _targets(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _print(summary: dict[str, Any]) -> None:
-    print(f"\n{summary['chunks']:,} chunks in {summary['documents']:,} documents, embedding free; "
-          f"1 % change in {summary['changed_documents']} documents. Chunks a second (median), times Shelflist's:")
+    print(
+        f"\n{summary['chunks']:,} chunks in {summary['documents']:,} documents, embedding free; "
+        f"1 % change in {summary['changed_documents']} documents. Chunks a second (median), times Shelflist's:"
+    )
     ours = summary["sides"].get("Shelflist", {}).get("chunks_per_second", {})
     rows = []
     for name, side in summary["sides"].items():
@@ -176,7 +182,9 @@ def _print(summary: dict[str, Any]) -> None:
     report.table(["side", "durable", *PHASES, "peak"], rows)
     print("* LangChain's best setting of that phase with this record manager; the targets compare with these.")
     for phase, written in summary["written"].items():
-        print(f"Shelflist {phase}: {written['rows']:,} rows and {written['bytes']:,} bytes written; {written['report']}")
+        print(
+            f"Shelflist {phase}: {written['rows']:,} rows and {written['bytes']:,} bytes written; {written['report']}"
+        )
     report.print_targets(summary["targets"])
 
 
@@ -195,7 +203,9 @@ def _plot(summary: dict[str, Any]) -> None:
         rates = [summary["sides"][side[phase]]["chunks_per_second"][phase] for phase in PHASES]
         bars = axes.bar([index + place * width for index in range(len(PHASES))], rates, width, label=label)
         axes.bar_label(bars, [f"{rate:,.0f}" for rate in rates], fontsize=8)
-    axes.set_xticks([index + width * (len(names) - 1) / 2 for index in range(len(PHASES))], ["first", "no-op", "1 % change"])
+    axes.set_xticks(
+        [index + width * (len(names) - 1) / 2 for index in range(len(PHASES))], ["first", "no-op", "1 % change"]
+    )
     axes.set_yscale("log")
     axes.set_ylabel("chunks a second (log)")
     axes.set_title(f"Sync of {summary['chunks']:,} embedded chunks")

@@ -24,8 +24,8 @@ APART = {("stores", "ledger"), ("ledger", "stores"), ("engine", "embedders"), ("
 ONLY_IN = {
     "tantivy": {"engine/keywords.py"},
     "sqlite3": {"database.py"},
-    "selectolax": {"indexing/html.py"},
-    "docutils": {"indexing/rst.py"},
+    "selectolax": {"indexing/formats_html.py"},
+    "docutils": {"indexing/formats_rst.py"},
     "pyarrow": {"indexing/tabular.py"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -66,7 +66,9 @@ class Collection:
     def __enter__(self) -> Collection:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -227,9 +229,7 @@ class Collection:
         `rerank_pool` hits again. If `limit` chunks match the filter, `limit` come back (keyword: of those sharing a term).
         """
         text, vector = self._query(query)
-        request = self._request(
-            limit, where, mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool
-        )
+        request = self._request(limit, where, mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool)
         return self._search(text, vector, request)
 
     def search_many(self, queries: Sequence[Query], **options: Any) -> list[Hits]:
@@ -332,7 +332,10 @@ class Collection:
                     "stale_reason": row["stale_reason"],
                     "error": row["error"],
                     "filter_matches": condition is None or condition.matches(row["metadata"]),
-                    **{f"{name}_rank": place.get(name, (None, None))[0] for name in ("dense", "keyword", "exact", "hybrid")},
+                    **{
+                        f"{name}_rank": place.get(name, (None, None))[0]
+                        for name in ("dense", "keyword", "exact", "hybrid")
+                    },
                     "distance": place.get("exact", (None, None))[1],
                     "content": row["content"],
                 }
@@ -483,9 +486,7 @@ class Collection:
 
     def _vector(self, query: Any) -> Vector:
         record = self._parts.record
-        return usable_vector(
-            np.asarray(query), record.dimensions, record.fingerprint, cosine=record.metric == "cosine"
-        )
+        return usable_vector(np.asarray(query), record.dimensions, record.fingerprint, cosine=record.metric == "cosine")
 
     def _own_tenant(self) -> str | None:
         if self.tenancy == "required" and self._tenant is None:
@@ -523,7 +524,7 @@ def open(
     url: str,
     collection: str,
     *,
-    embedder: str | Embedder | None | Unset = UNSET,
+    embedder: str | Embedder | Unset | None = UNSET,
     fields: Mapping[str, Any] | None = None,
     index: IndexSpec | None = None,
     tenancy: Tenancy | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from shelflist.database import SqliteDatabase
 from shelflist.embedders import resolve_embedder
 from shelflist.embedders.protocol import Embedder
 from shelflist.indexing.embedding import VectorSource
+from shelflist.indexing.fields import add_fields
 from shelflist.indexing.write import Writer
 from shelflist.ledger.catalog import Catalog, CollectionRecord
 from shelflist.ledger.ledger import Ledger
@@ -47,7 +48,7 @@ Unset = Literal[_UnsetType.UNSET]
 class Wanted:
     """The options of `open`, as given."""
 
-    embedder: str | Embedder | None | Unset = UNSET
+    embedder: str | Embedder | Unset | None = UNSET
     fields: Mapping[str, Any] | None = None
     index: IndexSpec | None = None
     tenancy: Tenancy | None = None
@@ -60,7 +61,9 @@ class Wanted:
 class Opened:
     """The parts of one open collection."""
 
-    def __init__(self, url: str, store: Store, ledger: Ledger, record: CollectionRecord, embedder: Embedder | None) -> None:
+    def __init__(
+        self, url: str, store: Store, ledger: Ledger, record: CollectionRecord, embedder: Embedder | None
+    ) -> None:
         self.url = url
         self.store = store
         self.ledger = ledger
@@ -75,12 +78,8 @@ class Opened:
 
     def add_fields(self, fields: Fields) -> None:
         """Declare more fields, in ledger and store."""
-        old = self.spec
-        with self.ledger.database.write():
-            self.ledger.catalog.set_fields(self.record.collection_id, fields)
-            record = self.ledger.catalog.find(self.record.name)
-            assert record is not None
-            self.store.add_fields(old, generation_spec(record))
+        record = replace(self.record, fields=fields)
+        add_fields(self.ledger, self.store, record, self.spec, generation_spec(record))
         self._arrange(record)
 
     def close(self) -> None:
@@ -141,9 +140,7 @@ class GuardedEmbedder:
             self._checked = True
 
 
-def open_parts(
-    url: str, name: str, wanted: Wanted, *, ledger: str | None, create: bool, busy_timeout: float
-) -> Opened:
+def open_parts(url: str, name: str, wanted: Wanted, *, ledger: str | None, create: bool, busy_timeout: float) -> Opened:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"A collection's name is a non-empty str, got {name!r}.")
     place = parse_url(url)
@@ -251,9 +248,7 @@ def _embedder(wanted: Wanted, record: CollectionRecord | None) -> Embedder | Non
     return None if spec is None else resolve_embedder(spec)
 
 
-def _create(
-    ledger: Ledger, store: Store, name: str, wanted: Wanted, embedder: Embedder | None
-) -> CollectionRecord:
+def _create(ledger: Ledger, store: Store, name: str, wanted: Wanted, embedder: Embedder | None) -> CollectionRecord:
     if embedder is None:
         if not wanted.fingerprint or wanted.dimensions is None:
             raise ConfigError(

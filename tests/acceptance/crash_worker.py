@@ -122,7 +122,9 @@ class Trial:
             missing = self._rng.random() < 0.5
             ids = sorted(NAMES) if missing else sorted(changed)
             pages = {name: self._wanted[name] for name in ids if self._wanted[name]}
-            operations.append({"kind": "sync_all", "pages": pages, "missing": missing, "touched": ids if missing else list(pages)})
+            operations.append(
+                {"kind": "sync_all", "pages": pages, "missing": missing, "touched": ids if missing else list(pages)}
+            )
             for name in [] if missing else changed:
                 if not self._wanted[name]:
                     operations.append({"kind": "delete", "name": name, "touched": [name]})
@@ -333,7 +335,10 @@ def _seen(collection: shelflist.Collection) -> dict[str, Any]:
     pages: dict[str, list[Piece]] = {}
     chunk_ids: list[str] = []
     for document in collection.documents():
-        shown = collection.show(document["document_id"])["chunks"]
+        # `show` tells of pending and condemned chunks too; what is served is what is indexed.
+        shown = [
+            chunk for chunk in collection.show(document["document_id"])["chunks"] if chunk["index_status"] == "indexed"
+        ]
         pages[document["document_id"]] = [(chunk["content"], chunk["metadata"]["n"]) for chunk in shown]
         chunk_ids += [chunk["chunk_id"] for chunk in shown]
     everything = len(chunk_ids) + 20

@@ -63,4 +63,6 @@ def test_nothing_of_the_old_version_is_served(outcome: Any) -> None:
 
 def test_another_process_sees_each_document_old_or_new(outcome: Any) -> None:
     assert outcome.watch.mixed == []
-    assert outcome.watch.old > 0 and outcome.watch.new > 0, "the second process did not look on both sides of the change"
+    assert outcome.watch.old > 0 and outcome.watch.new > 0, (
+        "the second process did not look on both sides of the change"
+    )

@@ -29,7 +29,7 @@ DOCUMENT = {
     "source": "folder:docs",
     "revision": 1,
     "chunks": 1,
-    "updated_at": "2026-01-01",
+    "updated_at": 1_767_225_600.5,
 }
 
 

@@ -146,6 +146,13 @@ def test_a_hit_is_shown_with_score_place_and_text(shell: Shell, fake: FakeCollec
         assert text in explained
 
 
+def test_the_headings_of_a_chunk_are_said_once(shell: Shell, fake: FakeCollection) -> None:
+    hit = Hit(1.0, None, "Keys > Rotation\n\nEvery 90 days.", "keys.md", "c", {}, section="Keys > Rotation")
+    fake.answers["search"] = Hits([hit], plan="", exact=True)
+    out = shell("search", "keys").out
+    assert out.count("Rotation") == 1 and "    Every 90 days.\n" in out
+
+
 def test_a_hit_in_json_has_everything(shell: Shell, fake: FakeCollection) -> None:
     found = shell("search", "keys", "--json").json
     assert found["plan"] == "exact scan" and found["exact"] is True and found["refused"] == 0
@@ -237,6 +244,11 @@ def test_a_long_document_list_says_that_there_is_more(shell: Shell, fake: FakeCo
     assert "more than" not in whole.out and "003-" in whole.out
 
 
+def test_moments_are_shown_as_such(shell: Shell, fake: FakeCollection) -> None:
+    assert "2026-01-01 00:00:00 UTC" in shell("documents").out
+    assert "2026-01-01 00:00:00 UTC" in shell("show", "keys.md").out
+
+
 def test_an_empty_collection_names_the_next_step(shell: Shell, fake: FakeCollection) -> None:
     fake.answers["documents"] = []
     assert "shelflist sync" in shell("documents").out
@@ -289,7 +301,7 @@ def test_drop_asks_and_takes_no_answer_as_no(
         with (tmp_path / "typed").open() as stdin:
             monkeypatch.setattr("sys.stdin", stdin)
             result = shell("drop")
-        assert result.code == 1 and "--yes" in result.err and "7 chunks" in result.err
+        assert result.code == 1 and "--yes" in result.err and "1 documents" in result.err
         assert not fake.was_asked("drop")
     (tmp_path / "typed").write_text("y\n")
     with (tmp_path / "typed").open() as stdin:
@@ -401,3 +413,11 @@ def test_a_sync_that_changes_nothing_says_so(shell: Shell, fake: FakeCollection)
     assert "Nothing to do" in shell("sync", ".").out
     fake.answers["sync_all"] = SyncReport(unchanged=5, added=1, documents_changed=1)
     assert "Nothing to do" not in shell("sync", ".").out
+
+
+def test_the_demo_does_not_write_into_a_folder_that_is_in_use(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "page.md").write_text("mine")
+    result = shell("demo", "--keep", "mine")
+    assert result.code == 1 and "not empty" in result.err
+    assert [one.name for one in (tmp_path / "mine").iterdir()] == ["page.md"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,75 +194,81 @@ def test_a_failing_parser_does_not_end_the_pass(tmp_path: Path) -> None:
     assert isinstance(good, Document)
 
 
-def _as_nobody(tmp_path: Path, program: str) -> None:
-    """Run a program that permissions apply to, also when the tests run as root."""
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that other users reach: pytest's own are private."""
+    root = Path(tempfile.mkdtemp())
+    root.chmod(0o755)
+    yield root
+    for folder in root.rglob("*"):
+        if folder.is_dir():
+            folder.chmod(0o755)
+    shutil.rmtree(root)
+
+
+def _without_privileges(root: Path, program: str) -> None:
+    """Run a program that file permissions apply to, also when the tests run as root."""
     if os.name == "nt":
         pytest.skip("file permissions of POSIX")
     preface = """
         import os, sys
         from pathlib import Path
-        from shelflist.indexing.sources import Folder, Unreadable
+        from shelflist.core.errors import UnreadableSource
         from shelflist.indexing.chunking import Chunker
-        Chunker().chunks("everything that is imported late, imported now")
+        from shelflist.indexing.sources import Folder, Unreadable
+        root, chunker = Path(sys.argv[1]), Chunker()
+        chunker.digest, chunker.chunks("what is imported late is imported now")
         if os.geteuid() == 0:
             os.seteuid(65534)
-        root = Path(sys.argv[1])
     """
     code = textwrap.dedent(preface) + textwrap.dedent(program)
-    path = tmp_path
-    while path != path.parent and os.geteuid() == 0:  # pytest's own folders are private to the user
-        path.chmod(path.stat().st_mode | 0o055) if path.stat().st_uid == 0 and path.name.startswith(
-            ("pytest", "test")
-        ) else None
-        path = path.parent
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
-    _put(tmp_path / "a.md")
-    _put(tmp_path / "b.md")
-    (tmp_path / "a.md").chmod(0)
-    _as_nobody(
-        tmp_path,
+def test_an_unreadable_file_is_reported(public: Path) -> None:
+    _put(public / "a.md")
+    _put(public / "b.md")
+    (public / "a.md").chmod(0)
+    _without_privileges(
+        public,
         """
-        bad, good = Folder(root).documents({})
+        bad, good = Folder(root, chunker=chunker).documents({})
         assert isinstance(bad, Unreadable) and bad.document_id == "a.md" and "Permission denied" in bad.error, bad
         assert good.document_id == "b.md" and good.chunks
         """,
     )
 
 
-def test_everything_below_an_unlistable_folder_counts_as_present(tmp_path: Path) -> None:
-    _put(tmp_path / "closed/a.md")
-    _put(tmp_path / "open/b.md")
-    (tmp_path / "closed").chmod(0)
+def test_everything_below_an_unlistable_folder_counts_as_present(public: Path) -> None:
+    _put(public / "closed/a.md")
+    _put(public / "open/b.md")
+    (public / "closed").chmod(0)
     try:
-        _as_nobody(
-            tmp_path,
+        _without_privileges(
+            public,
             """
-            closed, good = Folder(root, prefix="p/").documents({})
+            closed, good = Folder(root, prefix="p/", chunker=chunker).documents({})
             assert closed.prefix and closed.document_id == "p/closed/" and "Permission denied" in closed.error, closed
             assert "p/closed/a.md".startswith(closed.document_id) and not "p/closed.md".startswith(closed.document_id)
             assert good.document_id == "p/open/b.md"
             """,
         )
     finally:
-        (tmp_path / "closed").chmod(0o755)
+        (public / "closed").chmod(0o755)
 
 
-def test_a_root_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
-    _put(tmp_path / "root/a.md")
-    (tmp_path / "root").chmod(0)
+def test_a_root_that_cannot_be_listed_is_an_error(public: Path) -> None:
+    _put(public / "root/a.md")
+    (public / "root").chmod(0)
     try:
-        _as_nobody(
-            tmp_path,
+        _without_privileges(
+            public,
             """
-            from shelflist.core.errors import UnreadableSource
             try:
-                Folder(root / "root").documents({})
+                Folder(root / "root", chunker=chunker).documents({})
             except UnreadableSource as error:
                 assert "Permission denied" in str(error)
             else:
@@ -268,7 +276,7 @@ def test_a_root_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
             """,
         )
     finally:
-        (tmp_path / "root").chmod(0o755)
+        (public / "root").chmod(0o755)
 
 
 def test_links_are_followed_and_nothing_is_walked_twice(tmp_path: Path) -> None:

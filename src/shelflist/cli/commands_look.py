@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from shelflist.cli.options import Invocation, collection_options, tenant_option
-from shelflist.cli.output import one_line, print_facts, print_json, print_table, say
+from shelflist.cli.output import print_facts, print_json, print_table, say, when
 
 
 @click.command("status", short_help="Show how much is there, in which state, and how it was made.")
@@ -20,11 +20,10 @@ def status_command(invocation: Invocation) -> None:
     """
     with invocation.bound() as collection:
         status = collection.status()
-        name = collection.name
     if invocation.as_json:
         print_json(status)
     else:
-        print_facts(status, title=name)
+        print_facts(status)
 
 
 @click.command("documents", short_help="List the documents of the collection.")
@@ -54,7 +53,8 @@ def documents_command(invocation: Invocation, prefix: str | None, limit: int) ->
         )
         return
     columns = [column for column in documents[0] if column != "tenant" or any(one["tenant"] for one in documents)]
-    print_table([column.replace("_", " ") for column in columns], [[one[c] for c in columns] for one in documents])
+    rows = [[when(one[c]) if c == "updated_at" else one[c] for c in columns] for one in documents]
+    print_table([column.replace("_", " ") for column in columns], rows)
     if more:
         say(f"There are more than {limit}: see them with --limit, or narrow with --prefix.", dim=True)
 
@@ -76,7 +76,8 @@ def show_command(invocation: Invocation, document: str) -> None:
     if invocation.as_json:
         print_json({"collection": name, **found})
         return
-    print_facts({key: value for key, value in found.items() if key not in ("chunks", "document_id")}, title=document)
+    facts = {key: value for key, value in found.items() if key not in ("chunks", "document_id")}
+    print_facts({**facts, "updated_at": when(found["updated_at"])}, title=document)
     for chunk in found["chunks"]:
         say()
         say(f"Chunk {chunk['position']}  ", nl=False, bold=True)
@@ -87,4 +88,4 @@ def show_command(invocation: Invocation, document: str) -> None:
             print_facts(chunk["metadata"])
         say(chunk["content"].strip())
     if not found["chunks"]:
-        say(one_line("It has no chunks."))
+        say("It has no chunks.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shelflist.cli.options import Invocation, collection_options, tenant_option, where_option
-from shelflist.cli.output import one_line, print_json, print_table, say, shown
+from shelflist.cli.output import body, one_line, print_json, print_table, say, shown
 
 if TYPE_CHECKING:
     from shelflist import Hit
@@ -94,14 +94,15 @@ def print_hit(rank: int, hit: Hit, *, explain: bool = False, length: int = _TEXT
     place = f"{hit.document_id} > {hit.section}" if hit.section else hit.document_id
     say(f"{rank:>2}. {hit.score:.3f}  ", nl=False, fg="green")
     say(one_line(place, 120), bold=True)
-    say(f"    {one_line(hit.content, length)}")
+    say(f"    {one_line(body(hit.content, hit.section), length)}")
     if explain:
         why = hit.explanation
         parts = [_leg("dense", why.dense_rank, why.dense_score), _leg("keyword", why.keyword_rank, why.keyword_score)]
         parts += [f"distance {hit.distance:.3f}"] if hit.distance is not None else []
         parts += [f"rerank {why.rerank_score:.3f}"] if why.rerank_score is not None else []
-        parts += [f"{key} {shown(value)}" for key, value in hit.metadata.items()]
         say("    " + ", ".join(parts), dim=True)
+        if hit.metadata:
+            say("    " + ", ".join(f"{key} {shown(value)}" for key, value in hit.metadata.items()), dim=True)
 
 
 def _leg(name: str, rank: int | None, score: float | None) -> str:
@@ -159,7 +160,7 @@ def why_command(invocation: Invocation, document: str, query: str, where: str | 
             "matches" if chunk["filter_matches"] else "no",
             *(chunk[f"{leg}_rank"] for leg in ("dense", "keyword", "exact", "hybrid")),
             chunk["distance"],
-            one_line(chunk["content"], 50),
+            one_line(body(chunk["content"], chunk["section"]), 50),
         )
         for chunk in found["chunks"]
     ]

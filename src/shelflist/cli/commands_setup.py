@@ -237,18 +237,17 @@ def drop_command(invocation: Invocation, yes: bool) -> None:
       shelflist drop --collection docs --yes
     """
     with invocation.collection(compare=False) as collection:
-        chunks = collection.status()["chunks"]
-        total = sum(chunks.values()) if isinstance(chunks, dict) else chunks
+        documents = collection.status()["documents"]
         place = f"the collection {collection.name!r} at {redact(invocation.settings.url or '')}"
         if not yes:
             try:
-                click.confirm(f"Remove {place} with {total:,} chunks?", abort=True, err=True)
+                click.confirm(f"Remove {place} with {documents:,} documents?", abort=True, err=True)
             except click.Abort as refused:
                 if isinstance(refused.__cause__, KeyboardInterrupt):
                     raise
                 raise ConfigError(f"Nothing was removed: {place} stays. Give --yes to remove it.") from None
         collection.drop()
     if invocation.as_json:
-        print_json({"collection": collection.name, "dropped": True, "chunks": total})
+        print_json({"collection": collection.name, "dropped": True, "documents": documents})
     else:
-        say(f"Removed {place} with {total:,} chunks.")
+        say(f"Removed {place} with {documents:,} documents.")

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 FIELDS = {"topic": "str", "page_number": "int", "tags": "list[str]", "updated": "datetime"}
 QUESTION = "What happens when a process is killed in the middle of a sync?"
-FILTERED_QUESTION = "How do I check that nothing is missing?"
+FILTERED_QUESTION = "What is a ghost?"
 FILTER = 'topic == "operations"'
-COMPARED_QUESTION = "How do I stop one customer from seeing the pages of another?"
+COMPARED_QUESTION = "How do I keep one customer's pages away from another customer?"
 EDITED_PAGE = "getting-started.md"
 NEW_PARAGRAPH = (
     "The reading room closes at a quarter to ten. Whoever leaves last hands the brass key to the night porter, "
@@ -160,7 +160,12 @@ class Demo:
         if not self.quiet:
             for rank, hit in enumerate(hits, 1):
                 print_hit(rank, hit, length=160)
-        self._say(f"  {milliseconds:.1f} ms, {collection.count(where):,} chunks match", dim=True)
+        matching = (
+            ""
+            if where is None
+            else f"; the filter matches {collection.count(where):,} of {collection.count():,} chunks"
+        )
+        self._say(f"    {milliseconds:.1f} ms{matching}", dim=True)
         return {"query": query, "where": where, "mode": "hybrid", "hits": _places(hits)}
 
     def _compare(self, collection: Collection) -> list[dict[str, Any]]:

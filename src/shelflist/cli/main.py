@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 
 import click
 
@@ -62,11 +62,9 @@ class LazyGroup(click.Group):
 def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    try:
-        version = metadata.version("shelflist")
-    except metadata.PackageNotFoundError:
-        version = "(not installed)"
-    click.echo(f"shelflist {version}")
+    import shelflist
+
+    click.echo(f"shelflist {shelflist.__version__}")
     ctx.exit()
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,11 @@ def one_line(text: str, length: int = 100) -> str:
     return (cut.rsplit(" ", 1)[0] if " " in cut[length // 2 :] else cut) + "…"
 
 
+def body(content: str, section: str | None) -> str:
+    """A chunk's text without the path of headings that its content begins with, where that has just been said."""
+    return content.removeprefix(f"{section}\n") if section else content
+
+
 def shown(value: Any) -> str:
     """A value as people read it."""
     if value is None:
@@ -110,6 +115,11 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def when(seconds: float) -> str:
+    """A moment, given as seconds since the epoch."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
     """A table on stdout: numbers to the right, whole values (nothing is cut) when stdout is not a terminal."""
     from rich import box
@@ -129,7 +139,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
         table.add_row(*(Text(printable(shown(value))) for value in row))
     with console.capture() as captured:
         console.print(table)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n"))
 
 
 def print_facts(facts: Mapping[str, Any], *, title: str | None = None) -> None:

@@ -1,12 +1,13 @@
 """Declared metadata fields: their types, how values are checked, and the one stored form of each value.
 
 A declared field can be filtered on. Undeclared keys are stored and returned, but not filterable.
-Stored form: str, int, float, bool as they are; datetime as int microseconds since the epoch, UTC; list of str as a list.
+Stored form: str, int, float, bool as they are; datetime as int microseconds since the epoch, UTC; list[str] as a list.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,6 +17,10 @@ from shelflist.core.errors import ConfigError, UnknownField, WrongFieldType
 
 MAX_INT = 2**53
 """Largest accepted int: above it JSON numbers stop being exact in many stores."""
+
+_MAX_NESTING = 100
+"""Deepest accepted undeclared value: JSON readers give up between 200 and 1,000."""
+_JSON_INTS = range(-(2**63), 2**64)
 
 _RESERVED = frozenset({"tenant_id", "document_id", "index_status", "chunk_id", "content", "section", "embedding"})
 
@@ -100,10 +105,16 @@ class Fields(Mapping[str, FieldType]):
         stored: dict[str, Any] = {}
         for name, value in metadata.items():
             if not isinstance(name, str):
-                raise WrongFieldType(f"Metadata key {name!r} is not a string.")
+                raise WrongFieldType(f"Metadata key {shown_value(name)} is not a string.")
+            name = _str(name, name)
             kind = self._types.get(name)
             stored[name] = _plain(name, value) if kind is None or value is None else stored_value(name, kind, value)
         return stored
+
+    def newly_declared(self, metadata: Mapping[str, Any], old: Fields) -> dict[str, Any]:
+        """Metadata stored under the `old` declaration, in the stored form of this one. Raises WrongFieldType."""
+        added = {name: metadata[name] for name in metadata if name in self._types and name not in old}
+        return {**metadata, **self.stored(added)}
 
     def shown(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Stored metadata as users see it: datetimes are aware datetimes again."""
@@ -132,42 +143,51 @@ def stored_value(name: str, kind: FieldType, value: Any) -> Any:
 
 
 def _wrong(name: str, kind: FieldType, value: Any, why: str = "") -> WrongFieldType:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return WrongFieldType(f"Field {name!r} is {kind.value}, got {type(value).__name__} {shown}{why}")
+    return WrongFieldType(f"Field {name!r} is {kind.value}, got {type(value).__name__} {shown_value(value)}{why}")
 
 
-def _str(name: str, value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A value in a message, cut to 80 characters. Never raises, whatever the value's repr does."""
+    try:
+        shown = repr(value)
+    except Exception:  # an int of more than 4,300 digits has no repr, nor has a value that is nested too deep
+        return "that cannot be shown"
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _str(name: str, value: Any, kind: FieldType = FieldType.STR) -> str:
     if not isinstance(value, str):
-        raise _wrong(name, FieldType.STR, value)
+        raise _wrong(name, kind, value)
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _wrong(name, FieldType.STR, value, " which is not valid Unicode text") from None
-    return str(value)
+        raise _wrong(name, kind, value, " which is not valid Unicode text") from None
+    return str.__str__(value)  # str(value) of an enum member may be its name
 
 
 def _int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not _is_integral(value):
+    whole = _whole(value)
+    if whole is None:
         raise _wrong(name, FieldType.INT, value)
-    if abs(int(value)) > MAX_INT:
+    if abs(whole) > MAX_INT:
         raise _wrong(name, FieldType.INT, value, " beyond 2^53. Store it as a str")
-    return int(value)
+    return whole
 
 
 def _float(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not (_is_integral(value) or _is_real(value)):
+    whole = _whole(value)
+    if whole is None and not _is_real(value):
         raise _wrong(name, FieldType.FLOAT, value)
-    if _is_integral(value) and abs(int(value)) > MAX_INT:
+    if whole is not None and abs(whole) > MAX_INT:
         raise _wrong(name, FieldType.FLOAT, value, " beyond 2^53")
-    number = float(value)
+    number = float(value if whole is None else whole)
     if not math.isfinite(number):
         raise _wrong(name, FieldType.FLOAT, value, " which is not finite")
     return number + 0.0  # -0.0 becomes 0.0, so that equal numbers have one stored form
 
 
 def _bool(name: str, value: Any) -> bool:
-    if not (isinstance(value, bool) or type(value).__name__ == "bool_"):
+    if not _is_bool(value):
         raise _wrong(name, FieldType.BOOL, value)
     return bool(value)
 
@@ -182,14 +202,18 @@ def _datetime(name: str, value: Any) -> int:
         raise _wrong(name, FieldType.DATETIME, value)
     if value.tzinfo is None or value.utcoffset() is None:
         raise _wrong(name, FieldType.DATETIME, value, " without a time zone. Add one, for example tzinfo=timezone.utc")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise _wrong(name, FieldType.DATETIME, value, " outside the years 1 to 9999 in UTC") from None
     return microseconds(value)
 
 
 def _list(name: str, value: Any) -> list[str]:
     if not isinstance(value, (list, tuple, set, frozenset)):
         raise _wrong(name, FieldType.LIST, value)
-    members = sorted(value) if isinstance(value, (set, frozenset)) else value
-    return [_str(name, member) for member in members]
+    members = [_str(name, member, FieldType.LIST) for member in value]
+    return sorted(members) if isinstance(value, (set, frozenset)) else members
 
 
 _CONVERTERS: Mapping[FieldType, Callable[[str, Any], Any]] = {
@@ -202,30 +226,58 @@ _CONVERTERS: Mapping[FieldType, Callable[[str, Any], Any]] = {
 }
 
 
-def _is_integral(value: Any) -> bool:
-    return isinstance(value, int) or hasattr(value, "__index__")
+def _is_bool(value: Any) -> bool:
+    # numpy is not imported to ask: its bool is called bool_ in version 1, and bool in version 2.
+    return isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"))
+
+
+def _whole(value: Any) -> int | None:
+    """An integer of any kind as int; None for everything else, bool included."""
+    if _is_bool(value):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _is_real(value: Any) -> bool:
     return isinstance(value, float) or type(value).__name__ in ("float32", "float16")
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: Any, depth: int = 0) -> Any:
     """An undeclared value as JSON: what cannot be said in JSON is refused, never altered in silence."""
-    if value is None or isinstance(value, (bool, int)):
+    if depth > _MAX_NESTING:
+        raise WrongFieldType(f"Metadata {name!r:.80} is nested more than {_MAX_NESTING} levels deep. Store it flatter.")
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        if value not in _JSON_INTS:
+            raise WrongFieldType(f"Metadata {name!r} is an int beyond 64 bits. Convert it to text first.")
+        return int(value)
     if isinstance(value, str):
         return _str(name, value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise WrongFieldType(f"Metadata {name!r} is {value!r}, which JSON cannot hold.")
-        return value
+        return float(value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {str(key): _plain(f"{name}.{key}", member) for key, member in value.items()}
+        return _plain_object(name, value, depth)
     if isinstance(value, (list, tuple)):
-        return [_plain(name, member) for member in value]
+        return [_plain(name, member, depth + 1) for member in value]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return _plain(name, value.item())
-    raise WrongFieldType(f"Metadata {name!r} is a {type(value).__name__}, which JSON cannot hold. Convert it to text first.")
+        return _plain(name, value.item(), depth + 1)
+    kind = type(value).__name__
+    raise WrongFieldType(f"Metadata {name!r} is a {kind}, which JSON cannot hold. Convert it to text first.")
+
+
+def _plain_object(name: str, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, member in value.items():
+        text = _str(name, key if isinstance(key, str) else str(key))  # YAML has keys such as 2024
+        if text in plain:
+            raise WrongFieldType(f"Metadata {name!r} has two keys that JSON writes as {text!r}. Rename one.")
+        plain[text] = _plain(f"{name}.{text}", member, depth + 1)
+    return plain

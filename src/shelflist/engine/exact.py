@@ -15,6 +15,9 @@ def prepared(vectors: Vector, metric: Metric) -> Vector:
     vectors = np.asarray(vectors, dtype=np.float32)
     if metric != "cosine":
         return vectors
+    squares = np.einsum("...i,...i->...", vectors, vectors)
+    if np.all((squares > 1e-20) & (squares < 1e20)):
+        return np.asarray(vectors / np.sqrt(squares)[..., None], dtype=np.float32)
     # Scaled by the largest component first: the squares of very small or large numbers leave float32.
     largest = np.abs(vectors).max(axis=-1, keepdims=True)
     scaled = vectors / np.where(largest == 0, 1, largest)

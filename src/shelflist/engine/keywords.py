@@ -91,7 +91,12 @@ class KeywordIndex:
         return self._searcher.num_docs
 
     def write(
-        self, rows: Sequence[KeywordRow], *, deleted: Iterable[int] = (), expected: int | None = None, above: int | None = None
+        self,
+        rows: Sequence[KeywordRow],
+        *,
+        deleted: Iterable[int] = (),
+        expected: int | None = None,
+        above: int | None = None,
     ) -> int:
         """Delete and add rows in one commit; returns the commit's stamp.
 
@@ -145,7 +150,9 @@ class KeywordIndex:
             clauses: list[tuple[tantivy.Occur, tantivy.Query]] = []
             for term, repeated in terms.most_common(_MAX_TERMS):
                 query = tantivy.Query.term_query(self._schema, "text", term)
-                clauses.append((tantivy.Occur.Should, tantivy.Query.boost_query(query, repeated) if repeated > 1 else query))
+                clauses.append(
+                    (tantivy.Occur.Should, tantivy.Query.boost_query(query, repeated) if repeated > 1 else query)
+                )
             wanted = tantivy.Query.boolean_query(clauses)
             if tenant is not None:
                 own = tantivy.Query.term_query(self._schema, "tenant", tenant)
@@ -192,4 +199,3 @@ def _damage_named(path: Path | None) -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise KeywordIndexDamaged(f"{path}: {error}") from error
-

@@ -22,7 +22,12 @@ class VectorSource:
     """Finds or makes vectors for one collection; what was paid for is cached before anything else happens."""
 
     def __init__(
-        self, ledger: Ledger, store: Store, spec: GenerationSpec, collection: CollectionRecord, embedder: Embedder | None
+        self,
+        ledger: Ledger,
+        store: Store,
+        spec: GenerationSpec,
+        collection: CollectionRecord,
+        embedder: Embedder | None,
     ) -> None:
         self._ledger = ledger
         self._store = store
@@ -92,7 +97,9 @@ class VectorSource:
             vectors.update(made)
         return errors
 
-    def _embed_part(self, part: Sequence[bytes], texts: dict[bytes, str], errors: dict[bytes, str]) -> dict[bytes, Vector]:
+    def _embed_part(
+        self, part: Sequence[bytes], texts: dict[bytes, str], errors: dict[bytes, str]
+    ) -> dict[bytes, Vector]:
         """One call; if it fails for good, one call a text, so that a bad text does not take the others with it."""
         try:
             rows = self._call([texts[one] for one in part])

@@ -60,7 +60,12 @@ def document_digest(document: Document) -> bytes:
         vector = None if chunk.embedding is None else vector_bytes(chunk.embedding)
         parts += (
             struct.pack(
-                "<qqqqq", len(content), len(metadata), len(section), len(strategy), -1 if vector is None else len(vector)
+                "<qqqqq",
+                len(content),
+                len(metadata),
+                len(section),
+                len(strategy),
+                -1 if vector is None else len(vector),
             ),
             content,
             metadata,
@@ -100,6 +105,15 @@ def checked_text(chunk: Chunk) -> bytes:
 def hash_of(*parts: bytes | None) -> bytes:
     """SHA-256 over length-prefixed parts; None is not the empty part."""
     return hashlib.sha256(_prefixed(*parts)).digest()
+
+
+def metadata_hash(stored: Metadata, section: str | None, chunk_strategy: str | None) -> bytes:
+    """Of metadata in stored form, with what else a point shows besides its text."""
+    return hash_of(
+        canonical(stored),
+        None if section is None else section.encode(),
+        None if chunk_strategy is None else chunk_strategy.encode(),
+    )
 
 
 def _uuid5(namespace: bytes, name: bytes) -> bytes:

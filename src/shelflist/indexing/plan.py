@@ -11,7 +11,7 @@ import orjson
 
 from shelflist.core.errors import DimensionMismatch, EmbedderMismatch, InvalidVector, ShelflistError
 from shelflist.core.types import Chunk, Document, Failure, IndexStatus, OnFailed, SyncReport, Vector
-from shelflist.indexing.identity import canonical, checked_text, chunk_id, hash_of, point_id, vector_bytes
+from shelflist.indexing.identity import checked_text, chunk_id, hash_of, metadata_hash, point_id, vector_bytes
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.documents import ChunkRecord, DocumentRecord
 from shelflist.ledger.revisions import KeptChunk, NewChunk, Revision
@@ -115,11 +115,7 @@ def _prepare(collection: CollectionRecord, document: Document) -> tuple[list[_Pr
         try:
             text_hash = hash_of(checked_text(chunk))
             stored = collection.fields.stored(chunk.metadata)
-            metadata_hash = hash_of(
-                canonical(stored),
-                None if chunk.section is None else chunk.section.encode(),
-                None if chunk.chunk_strategy is None else chunk.chunk_strategy.encode(),
-            )
+            shown_hash = metadata_hash(stored, chunk.section, chunk.chunk_strategy)
             vector = _given_vector(collection, chunk)
         except ShelflistError as error:
             failures.append(Failure(document.document_id, str(error), position))
@@ -132,7 +128,7 @@ def _prepare(collection: CollectionRecord, document: Document) -> tuple[list[_Pr
                 name,
                 text_hash,
                 orjson.dumps(stored).decode(),
-                metadata_hash,
+                shown_hash,
                 vector,
                 None if vector is None else hash_of(vector_bytes(vector)),
             )
@@ -153,7 +149,9 @@ def _given_vector(collection: CollectionRecord, chunk: Chunk) -> Vector | None:
             f"The collection {collection.name!r} embeds its texts itself ({collection.fingerprint}); a chunk brings a "
             "vector of unknown origin. Leave embedding= out, or make a collection with embedder=None and fingerprint=."
         )
-    return usable_vector(chunk.embedding, collection.dimensions, collection.fingerprint, cosine=collection.metric == "cosine")
+    return usable_vector(
+        chunk.embedding, collection.dimensions, collection.fingerprint, cosine=collection.metric == "cosine"
+    )
 
 
 def usable_vector(embedding: object, dimensions: int, fingerprint: str, *, cosine: bool) -> Vector:

@@ -8,7 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from shelflist.core.errors import InvalidInput, RemovalRefused, ShelflistError, SourceConflict, TenantForbidden, TenantRequired
+from shelflist.core.errors import (
+    InvalidInput,
+    RemovalRefused,
+    ShelflistError,
+    SourceConflict,
+    TenantForbidden,
+    TenantRequired,
+)
 from shelflist.core.types import (
     Document,
     Failure,
@@ -145,7 +152,9 @@ class Sync:
                 "Document its tenant."
             )
         if self._collection.tenancy == "none" and tenant:
-            raise TenantForbidden(f"The collection {self._collection.name!r} has no tenants; a document names {tenant!r}.")
+            raise TenantForbidden(
+                f"The collection {self._collection.name!r} has no tenants; a document names {tenant!r}."
+            )
         return tenant or ""
 
     def _compare(self, tenant: str, items: Sequence[Document | Unchanged]) -> None:

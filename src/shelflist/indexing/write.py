@@ -51,7 +51,9 @@ class Writer:
         accepted = self._accepted(planned, report, on_failed)
         if not accepted:
             return []
-        return self._together(accepted, vectors, report) if self.together else self._apart(accepted, vectors, report, wait)
+        return (
+            self._together(accepted, vectors, report) if self.together else self._apart(accepted, vectors, report, wait)
+        )
 
     def remove(self, revisions: Sequence[Revision]) -> list[Revision]:
         """Switch documents to nothing; returns those that somebody else changed meanwhile."""
@@ -238,5 +240,3 @@ def count_changes(planned: Sequence[PlannedDocument], report: SyncReport) -> Non
             report.documents_added += 1
         else:
             report.documents_changed += 1
-
-

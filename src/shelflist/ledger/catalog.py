@@ -119,8 +119,6 @@ class Catalog:
             tx.execute(
                 "UPDATE sl_collections SET fields = ? WHERE collection_id = ?", (_json(fields.to_json()), collection_id)
             )
-            # Values of a newly declared field were digested undeclared: the next sync has to look at every chunk.
-            tx.execute("UPDATE sl_documents SET digest = NULL WHERE collection_id = ?", (collection_id,))
 
     def drop(self, collection_id: int) -> None:
         """Forget the collection: documents, chunks, states, sources, events, and vectors that nobody else can use."""
@@ -146,7 +144,8 @@ class Catalog:
         if found is None:
             with self._database.write() as tx:
                 tx.execute(
-                    "INSERT INTO sl_sources (collection_id, tenant_id, name) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", key
+                    "INSERT INTO sl_sources (collection_id, tenant_id, name) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                    key,
                 )
                 found = tx.execute(
                     "SELECT source_id FROM sl_sources WHERE collection_id = ? AND tenant_id = ? AND name = ?", key

@@ -167,7 +167,14 @@ class Documents:
                 )
                 for point_id, chunk_id, document_id, owner, content, metadata, section, position in rows:
                     found[point_id] = LiveChunk(
-                        point_id, chunk_id, document_id, owner or None, content, orjson.loads(metadata), section, position
+                        point_id,
+                        chunk_id,
+                        document_id,
+                        owner or None,
+                        content,
+                        orjson.loads(metadata),
+                        section,
+                        position,
                     )
         return found
 
@@ -181,8 +188,8 @@ class Documents:
                 "WHERE c.document_key = ? AND s.purge_after IS NULL ORDER BY c.position, s.index_status",
                 (generation_id, document_key),
             ).fetchall()
-        names = "point_id chunk_id position section content metadata chunk_strategy token_count".split()
-        names += "index_status stale_reason error attempts".split()
+        names = ["point_id", "chunk_id", "position", "section", "content", "metadata", "chunk_strategy", "token_count"]
+        names += ["index_status", "stale_reason", "error", "attempts"]
         return [{**dict(zip(names, row, strict=True)), "metadata": orjson.loads(row[5])} for row in rows]
 
     def indexed_by_text(
@@ -220,10 +227,40 @@ class Documents:
             for _, point_id, status, condemned, document_id in rows:
                 yield point_id, status, bool(condemned), document_id
 
+    def metadata(self, collection_id: int) -> Iterator[tuple[int, str, str | None, str | None]]:
+        """Of every chunk: chunk_key, metadata as JSON, section, chunk_strategy."""
+        last = 0
+        while True:
+            with self._database.read() as tx:
+                rows = tx.execute(
+                    "SELECT c.chunk_key, c.metadata, c.section, c.chunk_strategy FROM sl_chunks c "
+                    "JOIN sl_documents d ON d.document_key = c.document_key "
+                    "WHERE d.collection_id = ? AND c.chunk_key > ? ORDER BY c.chunk_key LIMIT 5000",
+                    (collection_id, last),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            yield from rows
+
+    def set_metadata(self, rows: Sequence[tuple[str, bytes, int]]) -> None:
+        """Metadata and its hash by chunk_key, when a declaration changes its stored form and not its meaning."""
+        with self._database.write() as tx:
+            tx.executemany("UPDATE sl_chunks SET metadata = ?, metadata_hash = ? WHERE chunk_key = ?", rows)
+
     def contents(self, point_ids: Sequence[bytes]) -> list[dict[str, Any]]:
         """What a store must hold of these points, for repair."""
         found: list[dict[str, Any]] = []
-        names = ("point_id", "chunk_id", "document_id", "tenant_id", "content", "metadata", "text_hash", "embedding_hash")
+        names = (
+            "point_id",
+            "chunk_id",
+            "document_id",
+            "tenant_id",
+            "content",
+            "metadata",
+            "text_hash",
+            "embedding_hash",
+        )
         with self._database.read() as tx:
             for part in _parts(point_ids):
                 rows = tx.execute(
@@ -268,7 +305,8 @@ def current_revisions(tx: Transaction, document_keys: Sequence[int]) -> dict[int
     found: dict[int, tuple[int, int]] = {}
     for part in _parts(document_keys):
         rows = tx.execute(
-            f"SELECT document_key, revision, next_revision FROM sl_documents WHERE document_key IN ({_marks(part)})", part
+            f"SELECT document_key, revision, next_revision FROM sl_documents WHERE document_key IN ({_marks(part)})",
+            part,
         )
         found.update((key, (revision, next_revision)) for key, revision, next_revision in rows)
     return found

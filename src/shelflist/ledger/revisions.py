@@ -200,7 +200,8 @@ class Revisions:
         rows = []
         for one in revisions:
             members = sorted(
-                [(kept.position, kept.chunk_key) for kept in one.kept] + [(new.position, new.chunk_key) for new in one.new]
+                [(kept.position, kept.chunk_key) for kept in one.kept]
+                + [(new.position, new.chunk_key) for new in one.new]
             )
             rows.append(
                 (
@@ -319,8 +320,8 @@ class Revisions:
         with self._database.read() as tx:
             rows = tx.execute(
                 "SELECT c.chunk_key, c.point_id, c.text_hash, c.embedding_hash FROM sl_states s "
-                "JOIN sl_chunks c ON c.chunk_key = s.chunk_key WHERE s.generation_id = ? AND s.index_status = 'stale' "
-                "AND s.purge_after <= ? LIMIT ?",
+                "JOIN sl_chunks c ON c.chunk_key = s.chunk_key WHERE s.generation_id = ? AND s.purge_after <= ? "
+                "LIMIT ?",
                 (generation_id, time.time(), limit),
             )
             return [Condemned(*row) for row in rows]
@@ -340,7 +341,9 @@ class Revisions:
             for start in range(0, len(chunk_keys), 500):
                 part = chunk_keys[start : start + 500]
                 marks = ", ".join("?" * len(part))
-                ids += [row[0] for row in tx.execute(f"SELECT point_id FROM sl_chunks WHERE chunk_key IN ({marks})", part)]
+                ids += [
+                    row[0] for row in tx.execute(f"SELECT point_id FROM sl_chunks WHERE chunk_key IN ({marks})", part)
+                ]
         return ids
 
     def unfinished(self, generation_id: int) -> list[Unfinished]:
@@ -365,7 +368,9 @@ class Revisions:
     def open_count(self, generation_id: int) -> int:
         """How many revisions were begun and not switched to, by anybody."""
         with self._database.read() as tx:
-            (count,) = tx.execute("SELECT count(*) FROM sl_revisions WHERE generation_id = ?", (generation_id,)).fetchone()
+            (count,) = tx.execute(
+                "SELECT count(*) FROM sl_revisions WHERE generation_id = ?", (generation_id,)
+            ).fetchone()
         return int(count)
 
     def load(self, generation_id: int, work: Unfinished) -> Revision | None:
@@ -398,9 +403,7 @@ class Revisions:
             if row is None or row[3]:
                 whole = False
             elif row[15] == work.number:
-                revision.new.append(
-                    NewChunk(*(*row[5:10], position, *row[10:15], None, row[4], key))
-                )
+                revision.new.append(NewChunk(*(*row[5:10], position, *row[10:15], None, row[4], key)))
             else:
                 revision.kept.append(KeptChunk(key, position, moved=row[1] != position))
         revision.removed = [key for key, row in known.items() if not row[3] and row[15] <= work.base_revision]

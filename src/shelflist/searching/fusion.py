@@ -17,7 +17,9 @@ Fusion = Literal["convex", "rrf"]
 RRF_K = 60
 
 
-def convex(dense: Mapping[bytes, float], keyword: Mapping[bytes, float], alpha: float, metric: Metric) -> dict[bytes, float]:
+def convex(
+    dense: Mapping[bytes, float], keyword: Mapping[bytes, float], alpha: float, metric: Metric
+) -> dict[bytes, float]:
     """Fused scores over the union of both lists. `dense` scores should be known for keyword candidates too;
     where one is not, the smallest of the list stands in. For dot and l2, which have no theoretical minimum in
     common, the smallest dense score of the list is the zero.

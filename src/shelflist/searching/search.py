@@ -60,7 +60,12 @@ class _Leg:
 
 class Searcher:
     def __init__(
-        self, ledger: Ledger, store: Store, spec: GenerationSpec, collection: CollectionRecord, embedder: Embedder | None
+        self,
+        ledger: Ledger,
+        store: Store,
+        spec: GenerationSpec,
+        collection: CollectionRecord,
+        embedder: Embedder | None,
     ) -> None:
         self._ledger = ledger
         self._store = store
@@ -106,14 +111,19 @@ class Searcher:
             exact = SearchParams(exact=True)
             vector = self.embed(text) if self._embedder is not None else None
             if vector is not None:
-                legs = {"dense": self._dense(vector, scope, total, SearchParams()), "exact": self._dense(vector, scope, total, exact)}
+                legs = {
+                    "dense": self._dense(vector, scope, total, SearchParams()),
+                    "exact": self._dense(vector, scope, total, exact),
+                }
                 found = {name: _ranked(leg.ids, leg.values) for name, leg in legs.items()}
             if self._store.capabilities.keyword:
                 leg = self._keyword(text, scope, total)
                 found["keyword"] = _ranked(leg.ids, leg.values)
             if vector is not None and self._store.capabilities.keyword:
                 hits, order = self._hybrid(text, vector, scope, Request(filter=filter), max(POOL, 10))
-                found["hybrid"] = {one: (rank, hit.score) for rank, (one, hit) in enumerate(zip(order, hits, strict=True), 1)}
+                found["hybrid"] = {
+                    one: (rank, hit.score) for rank, (one, hit) in enumerate(zip(order, hits, strict=True), 1)
+                }
         return found
 
     def _snapshot(self) -> AbstractContextManager[Any]:

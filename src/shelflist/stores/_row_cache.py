@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import Vector
-from shelflist.engine.exact import prepared
+from shelflist.engine.exact import distances, prepared
 from shelflist.stores.protocol import GenerationSpec
 
 Rows = npt.NDArray[np.int64]
 
 _MAX_ROW_SETS = 64
+_GATHER_COST = 4
+"""How much dearer it is to copy a row out of the matrix than to multiply it in place."""
 _MAX_ROW_SET_BYTES = 64_000_000
 
 
@@ -52,10 +54,11 @@ class RowCache:
                 self._sets.popitem(last=False)
         return rows
 
-    def vectors(self, tx: Transaction, rows: Rows, sequence: int) -> Vector:
-        """Prepared vectors of these rows (ascending), shape (len(rows), dimensions)."""
+    def distances(self, tx: Transaction, rows: Rows, query: Vector) -> Vector:
+        """Distances of these rows (ascending) to a prepared query, shape (len(rows),)."""
+        metric = self._spec.metric
         if not len(rows):
-            return np.empty((0, self._spec.dimensions), np.float32)
+            return np.empty(0, np.float32)
         with self._lock:
             if self._used and len(rows) * 2 < self._used and self._mostly_dead(tx):
                 self._used = 0
@@ -63,31 +66,30 @@ class RowCache:
             if rows[-1] > last:
                 self._load_after(tx, last)
             known, matrix = self._rows[: self._used], self._matrix[: self._used]
-        if len(rows) == len(known) and np.array_equal(rows, known):
-            return matrix
         positions = np.searchsorted(known, rows)
         positions[positions == len(known)] = 0
-        missing = known[positions] != rows
-        chosen: Vector = matrix[positions]
-        if missing.any():  # an older snapshot may still see rows that a newer one has dropped from the cache
-            for i in np.flatnonzero(missing).tolist():
-                (blob,) = tx.execute(
-                    f"SELECT vector FROM {self._spec.name}_vectors WHERE row = ?", (int(rows[i]),)
-                ).fetchone()
-                chosen[i] = prepared(np.frombuffer(blob, np.float32), self._spec.metric)
-        return chosen
+        missing = np.flatnonzero(known[positions] != rows)
+        if len(rows) * _GATHER_COST > len(known):  # one pass over everything beats copying most of it
+            found: Vector = distances(matrix, query, metric)[positions]
+        else:
+            found = distances(matrix[positions], query, metric)
+        for i in missing.tolist():  # an older snapshot may see rows that the cache has dropped for a newer one
+            (blob,) = tx.execute(
+                f"SELECT vector FROM {self._spec.name}_vectors WHERE row = ?", (int(rows[i]),)
+            ).fetchone()
+            found[i] = distances(prepared(np.frombuffer(blob, np.float32)[None], metric), query, metric)[0]
+        return found
 
     def _mostly_dead(self, tx: Transaction) -> bool:
         (alive,) = tx.execute(f"SELECT count(*) FROM {self._spec.name}_vectors").fetchone()
         return bool(alive * 2 < self._used)
 
     def _load_after(self, tx: Transaction, last: int) -> None:
-        cursor = tx.execute(
-            f"SELECT row, vector FROM {self._spec.name}_vectors WHERE row > ? ORDER BY row", (last,)
-        )
+        (count,) = tx.execute(f"SELECT count(*) FROM {self._spec.name} WHERE row > ?", (last,)).fetchone()
+        self._reserve(self._used + count)
+        cursor = tx.execute(f"SELECT row, vector FROM {self._spec.name}_vectors WHERE row > ? ORDER BY row", (last,))
         while part := cursor.fetchmany(8192):
             vectors = np.frombuffer(b"".join(blob for _, blob in part), np.float32).reshape(len(part), -1)
-            self._reserve(self._used + len(part))
             self._rows[self._used : self._used + len(part)] = [row for row, _ in part]
             self._matrix[self._used : self._used + len(part)] = prepared(vectors, self._spec.metric)
             self._used += len(part)

@@ -1,95 +1,207 @@
-"""Filters as SQL conditions on the alias `p`: typed columns `f_FIELD`, list members in a table of their own.
+"""Filters as SQL for SQLite, over the tables of the embedded store (alias `p` for the points).
 
-Two-valued throughout: a negated comparison is `(…) IS NOT TRUE`, so that a missing field is not a third answer.
+Conditions are two-valued: a positive comparison of a missing value may come out as NULL, which selects nothing, and
+whatever negates one says IS NOT. Every comparison that an index can answer stands in the form that SQLite's planner
+recognises, so nothing here wraps a column in an expression.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from shelflist.core.errors import FilterTooBroad
 from shelflist.core.fields import Fields, FieldType
 from shelflist.core.filters.compiler import FilterCompiler
-from shelflist.core.filters.nodes import Comparison, Filter, Operator
+from shelflist.core.filters.nodes import Filter
 
-Sql = tuple[str, list[Any]]
+if TYPE_CHECKING:
+    from shelflist.core.capabilities import Capabilities
 
-_SIGNS = {Operator.EQ: "=", Operator.LT: "<", Operator.LE: "<=", Operator.GT: ">", Operator.GE: ">="}
+_MAX_BOUND_VALUES = 100
+"""`in` with more values sends them as one JSON parameter instead of one parameter each."""
+_MAX_PARAMETERS = 32_000
+"""Below SQLite's own limit of 32,766, with room for what the store adds."""
+_MAX_CHAIN = 16
+"""Parts of one AND or OR, more are put in parentheses: SQLite refuses an expression deeper than 1,000, and takes
+`a OR b OR c` for one as deep as it is long."""
 _LAST_CODE_POINT = 0x10FFFF
 
 
-def compile_sql(filter: Filter, fields: Fields, lists_table: str) -> Sql:
-    """A condition and its parameters. `filter` is checked and normalised."""
-    return SqlFilterCompiler(fields, lists_table).compile(filter)
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """A condition with `?` placeholders and their values, in order. `depth` counts nested parentheses."""
+
+    text: str
+    parameters: tuple[Any, ...] = ()
+    depth: int = 0
+
+
+def compile_sql(
+    filter: Filter, fields: Fields, lists_table: str, capabilities: Capabilities | None = None
+) -> tuple[str, list[Any]]:
+    """A checked and normalised filter as an SQL condition on the alias `p`, and its parameters.
+
+    Field columns are named by `field_column`: TEXT, INTEGER, REAL; bool as 0 or 1; datetime as µs; for a list field 1
+    where the list is not null. Members of lists are rows (field, value, row) of `lists_table`.
+    Raises FilterTooBroad if the filter holds more values than one statement takes.
+    """
+    condition = SqlFilterCompiler(fields, lists_table, capabilities).compile(filter)
+    if len(condition.parameters) > _MAX_PARAMETERS:
+        raise FilterTooBroad(
+            f"The filter compares with {len(condition.parameters):,} values, more than SQLite takes in one query "
+            f"({_MAX_PARAMETERS:,}). Use between for a range, or ask in parts."
+        )
+    return condition.text, list(condition.parameters)
+
+
+def field_column(name: str) -> str:
+    """The column of a declared field: prefixed, to keep it apart from the store's own columns and SQL's words, and with
+    upper case escaped, because SQL does not tell `name` from `Name`.
+    """
+    return "f_" + "".join(
+        "_" + char if char == "_" else "_u" + char.lower() if char.isupper() else char for char in name
+    )
 
 
 class SqlFilterCompiler(FilterCompiler[Sql]):
-    def __init__(self, fields: Fields, lists_table: str) -> None:
-        super().__init__(lambda operator: None)
-        self._fields = fields
-        self._lists = lists_table
+    def __init__(self, fields: Fields, lists_table: str, capabilities: Capabilities | None = None) -> None:
+        super().__init__(fields, capabilities)
+        self._lists_table = lists_table
+
+    def everything(self) -> Sql:
+        return Sql("1")
+
+    def nothing(self) -> Sql:
+        return Sql("0")
 
     def all_of(self, parts: Sequence[Sql]) -> Sql:
-        return _joined(" AND ", parts, "1 = 1")
+        return _joined(parts, " AND ")
 
     def any_of(self, parts: Sequence[Sql]) -> Sql:
-        return _joined(" OR ", parts, "1 = 0")
+        return _joined(parts, " OR ")
 
-    def negated(self, comparison: Comparison) -> Sql:
-        sql, parameters = self.comparison(comparison)
-        return f"({sql}) IS NOT TRUE", parameters
+    def none_of(self, part: Sql) -> Sql:
+        return Sql(f"({part.text}) IS NOT TRUE", part.parameters, part.depth + 1)
 
-    def comparison(self, comparison: Comparison) -> Sql:
-        name, operator, value = comparison.field, comparison.operator, comparison.value
-        column = f"p.f_{name}"
-        if operator is Operator.EXISTS:
-            return f"{column} IS NOT NULL", []
-        if operator is Operator.NE:
-            return self.negated(Comparison(name, Operator.EQ, value))
-        if operator is Operator.NOT_IN:
-            return self.negated(Comparison(name, Operator.IN, value))
-        if self._fields[name] is FieldType.LIST:
-            return self._members(name, value if operator is Operator.IN else (value,))
-        if operator is Operator.IN:
-            return f"{column} IN (SELECT value FROM json_each(?))", [_json_set(value)]
-        if operator is Operator.BETWEEN:
-            return f"{column} BETWEEN ? AND ?", list(value)
-        if operator is Operator.STARTS_WITH:
-            return _starts_with(column, value)
-        return f"{column} {_SIGNS[operator]} ?", [value]
+    def equal(self, name: str, kind: FieldType, value: Any) -> Sql:
+        if kind is FieldType.LIST:
+            return self._member(name, Sql("value = ?", (value,)))
+        return _compared(name, "=", value)
 
-    def _members(self, name: str, members: Sequence[str]) -> Sql:
-        rows = f"SELECT row FROM {self._lists} WHERE field = ? AND value "
-        if len(members) == 1:
-            return f"p.row IN ({rows} = ?)", [name, members[0]]
-        return f"p.row IN ({rows} IN (SELECT value FROM json_each(?)))", [name, _json_set(members)]
+    def not_equal(self, name: str, kind: FieldType, value: Any) -> Sql:
+        if kind is FieldType.LIST:
+            return self.none_of(self.equal(name, kind, value))
+        return _compared(name, "IS NOT", value)
+
+    def less(self, name: str, kind: FieldType, value: Any) -> Sql:
+        return _compared(name, "<", value)
+
+    def less_or_equal(self, name: str, kind: FieldType, value: Any) -> Sql:
+        return _compared(name, "<=", value)
+
+    def greater(self, name: str, kind: FieldType, value: Any) -> Sql:
+        return _compared(name, ">", value)
+
+    def greater_or_equal(self, name: str, kind: FieldType, value: Any) -> Sql:
+        return _compared(name, ">=", value)
+
+    def between(self, name: str, kind: FieldType, value: Any) -> Sql:
+        low, high = value
+        return Sql(f"p.{field_column(name)} BETWEEN ? AND ?", (_bound(low), _bound(high)))
+
+    def is_in(self, name: str, kind: FieldType, value: Any) -> Sql:
+        if kind is FieldType.LIST:
+            return self._member(name, _one_of("value", value))
+        return _one_of(f"p.{field_column(name)}", value)
+
+    def not_in(self, name: str, kind: FieldType, value: Any) -> Sql:
+        return self.none_of(self.is_in(name, kind, value))
+
+    def contains(self, name: str, kind: FieldType, value: Any) -> Sql:
+        return self.equal(name, kind, value)
+
+    def starts_with(self, name: str, kind: FieldType, value: Any) -> Sql:
+        # A range, because LIKE ignores case, has wildcards and leaves the index alone.
+        column = f"p.{field_column(name)}"
+        if not value:
+            return Sql(f"{column} IS NOT NULL")
+        end = successor(value)
+        if end is None:
+            return Sql(f"{column} >= ?", (value,))
+        return Sql(f"{column} >= ? AND {column} < ?", (value, end))
+
+    def exists(self, name: str, kind: FieldType, value: Any) -> Sql:
+        return Sql(f"p.{field_column(name)} IS NOT NULL")
+
+    def _member(self, name: str, condition: Sql) -> Sql:
+        return Sql(
+            f"p.row IN (SELECT row FROM {self._lists_table} WHERE field = ? AND {condition.text})",
+            (name, *condition.parameters),
+            condition.depth + 1,
+        )
 
 
-def _json_set(values: Sequence[Any]) -> str:
-    return json.dumps([int(value) if isinstance(value, bool) else value for value in values])
+def successor(prefix: str) -> str | None:
+    """The smallest text, by code point, that is greater than every text with this prefix; None if there is none."""
+    stem = prefix.rstrip(chr(_LAST_CODE_POINT))
+    if not stem:
+        return None
+    code = ord(stem[-1]) + 1
+    if 0xD800 <= code <= 0xDFFF:  # surrogates are not characters and have no UTF-8
+        code = 0xE000
+    return stem[:-1] + chr(code)
 
 
-def _starts_with(column: str, prefix: str) -> Sql:
-    """As a range, so that a B-tree serves it; SQLite and Postgres (collation C) order text by code point."""
-    end = _successor(prefix)
-    if end is None:
-        return f"{column} >= ?", [prefix]
-    return f"{column} >= ? AND {column} < ?", [prefix, end]
+def _compared(name: str, symbol: str, value: Any) -> Sql:
+    return Sql(f"p.{field_column(name)} {symbol} ?", (_bound(value),))
 
 
-def _successor(prefix: str) -> str | None:
-    """The smallest text above everything that starts with `prefix`; None: there is none."""
-    while prefix:
-        last = ord(prefix[-1])
-        if last < _LAST_CODE_POINT:
-            following = 0xE000 if last == 0xD7FF else last + 1  # surrogates are no text
-            return prefix[:-1] + chr(following)
-        prefix = prefix[:-1]
-    return None
+def _bound(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
 
 
-def _joined(word: str, parts: Sequence[Sql], empty: str) -> Sql:
-    if not parts:
-        return empty, []
-    return word.join(f"({sql})" for sql, _ in parts), [value for _, values in parts for value in values]
+def _one_of(column: str, values: Sequence[Any]) -> Sql:
+    members = [_bound(value) for value in values]
+    if len(members) <= _MAX_BOUND_VALUES:
+        return _listed(column, members)
+    sent = [member for member in members if _survives_json(member)]
+    bound = [member for member in members if not _survives_json(member)]
+    parts = []
+    if sent:
+        text = json.dumps(sent, ensure_ascii=False, separators=(",", ":"))
+        parts.append(Sql(f"{column} IN (SELECT value FROM json_each(?))", (text,)))
+    if bound:
+        parts.append(_listed(column, bound))
+    if len(parts) == 1:
+        return parts[0]
+    return Sql(f"({parts[0].text} OR {parts[1].text})", (*parts[0].parameters, *parts[1].parameters), 1)
+
+
+def _listed(column: str, members: Sequence[Any]) -> Sql:
+    return Sql(f"{column} IN ({', '.join('?' * len(members))})", tuple(members))
+
+
+def _survives_json(member: Any) -> bool:
+    # SQLite's JSON cuts text at NUL, and does not read every decimal fraction as the nearest float.
+    return "\0" not in member if isinstance(member, str) else isinstance(member, int)
+
+
+def _joined(parts: Sequence[Sql], word: str) -> Sql:
+    # The deepest first: SQLite's parser keeps what stands before an open parenthesis on a stack of 100.
+    ordered = sorted(parts, key=lambda part: -part.depth)
+    while len(ordered) > _MAX_CHAIN:
+        ordered = [_chain(ordered[i : i + _MAX_CHAIN], word) for i in range(0, len(ordered), _MAX_CHAIN)]
+    return _chain(ordered, word)
+
+
+def _chain(parts: Sequence[Sql], word: str) -> Sql:
+    if len(parts) == 1:
+        return parts[0]
+    return Sql(
+        f"({word.join(part.text for part in parts)})",
+        tuple(value for part in parts for value in part.parameters),
+        1 + max(part.depth for part in parts),
+    )

@@ -40,11 +40,11 @@ from shelflist.core.types import (
     UpsertResult,
     Vector,
 )
-from shelflist.database import SqliteDatabase
-from shelflist.engine.exact import distances, nearest, prepared
+from shelflist.database import SqliteDatabase, SqliteTransaction
+from shelflist.engine.exact import nearest, prepared
 from shelflist.engine.keywords import KeywordIndex, KeywordIndexDamaged, KeywordRow
 from shelflist.stores._row_cache import RowCache
-from shelflist.stores._sql import compile_sql
+from shelflist.stores._sql import compile_sql, field_column
 from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector
 
 _UNLISTED_GRACE = 60.0
@@ -159,7 +159,8 @@ class EmbeddedStore:
         with self._lock:
             self._rows.pop(name, None)
             self._keywords.pop(name, None)
-        shutil.rmtree(self.path / "keywords" / found[0], ignore_errors=True)
+        for place in (self.path / "keywords").glob(f"{name}.*"):
+            shutil.rmtree(place, ignore_errors=True)
 
     def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
         vectors = [checked_vector(spec, point.vector) for point in points]
@@ -200,7 +201,7 @@ class EmbeddedStore:
                 blobs.append((row, vector.tobytes()))
                 words.append(KeywordRow(row, point.content, point.tenant_id))
             if rows:
-                fields = "".join(f", f_{field}" for field in spec.fields)
+                fields = "".join(f", {field_column(field)}" for field in spec.fields)
                 marks = ", ".join("?" * (8 + len(spec.fields)))
                 listing = self._list_keywords(tx, name, words, above=last_row)
                 try:
@@ -274,11 +275,10 @@ class EmbeddedStore:
     ) -> Candidates:
         query = prepared(checked_vector(spec, vector), spec.metric)
         with self._database.read() as tx:
-            cache = self._row_cache(spec)
+            cache = self._row_cache(tx, spec)
             sequence = self._generation(tx, spec.name)[0]
             rows = self._matching(tx, spec, scope, cache, sequence)
-            matrix = cache.vectors(tx, rows, sequence)
-            found = distances(matrix, query, spec.metric)
+            found = cache.distances(tx, rows, query)
             best = nearest(found, limit)
             ids = _point_ids(tx, spec.name, rows[best].tolist())
             items = [
@@ -289,7 +289,7 @@ class EmbeddedStore:
     def keyword_search(self, spec: GenerationSpec, text: str, *, limit: int, scope: Scope) -> Candidates:
         with self._database.read() as tx:
             sequence, place, stamp = self._generation(tx, spec.name)
-            rows = self._matching(tx, spec, scope, self._row_cache(spec), sequence)
+            rows = self._matching(tx, spec, scope, self._row_cache(tx, spec), sequence)
             try:
                 index = self._keyword_index(spec.name, place, stamp)
                 asked = max(2 * limit, 64)
@@ -310,7 +310,7 @@ class EmbeddedStore:
     def count(self, spec: GenerationSpec, scope: Scope) -> int:
         with self._database.read() as tx:
             sequence = self._generation(tx, spec.name)[0]
-            return len(self._matching(tx, spec, scope, self._row_cache(spec), sequence))
+            return len(self._matching(tx, spec, scope, self._row_cache(tx, spec), sequence))
 
     def scan(self, spec: GenerationSpec) -> Iterator[tuple[bytes, str]]:
         last = 0
@@ -340,13 +340,12 @@ class EmbeddedStore:
             ).fetchall():
                 last = rows[-1][0]
                 for row, text in rows:
-                    self._backfill(tx, name, row, orjson.loads(text), new.fields, added)
+                    metadata = orjson.loads(text)
+                    if any(metadata.get(field) is not None for field in added):
+                        self._backfill(tx, name, row, new.fields.newly_declared(metadata, old.fields), added)
             tx.execute("UPDATE store_generations SET sequence = sequence + 1 WHERE name = ?", (name,))
 
-    def _backfill(self, tx: Transaction, name: str, row: int, raw: Metadata, fields: Fields, added: Fields) -> None:
-        if not any(raw.get(field) is not None for field in added):
-            return
-        metadata = {**raw, **added.stored({field: raw[field] for field in added if field in raw})}
+    def _backfill(self, tx: Transaction, name: str, row: int, metadata: Metadata, added: Fields) -> None:
         columns = []
         for field, kind in added.items():
             value = metadata.get(field)
@@ -357,7 +356,7 @@ class EmbeddedStore:
                 )
                 value = 1
             columns.append(value)
-        sets = ", ".join(f"f_{field} = ?" for field in added)
+        sets = ", ".join(f"{field_column(field)} = ?" for field in added)
         tx.execute(
             f"UPDATE {name} SET metadata = ?, {sets} WHERE row = ?", (orjson.dumps(metadata).decode(), *columns, row)
         )
@@ -365,9 +364,7 @@ class EmbeddedStore:
     def repair(self, spec: GenerationSpec) -> list[str]:
         """Rebuild the keyword index in a new place; readers move to it at their next query."""
         with self._database.write() as tx:
-            _, old, _ = self._generation(tx, spec.name)
             self._rebuild_keywords(tx, spec.name)
-        shutil.rmtree(self.path / "keywords" / old, ignore_errors=True)
         return [f"keyword index rebuilt from {self.stats(spec)['points']} rows"]
 
     def stats(self, spec: GenerationSpec) -> Mapping[str, Any]:
@@ -408,7 +405,9 @@ class EmbeddedStore:
         ).fetchone()
         return found[0], found[1], found[2]
 
-    def _row_cache(self, spec: GenerationSpec) -> RowCache:
+    def _row_cache(self, tx: SqliteTransaction, spec: GenerationSpec) -> RowCache:
+        if tx.writable:  # what a transaction reads of its own writes is gone if it rolls back: remember none of it
+            return RowCache(spec)
         with self._lock:
             if self._pid != os.getpid():  # locks and mapped files of the parent are not ours
                 self._pid = os.getpid()
@@ -479,7 +478,10 @@ class EmbeddedStore:
     def _rebuild_keywords(self, tx: Transaction, name: str) -> None:
         """A fresh keyword index of the rows as this transaction sees them, beside the old one."""
         _, place, _ = self._generation(tx, name)
-        place = f"{name}.{int(place.rsplit('.', 1)[1]) + 1}"
+        number = int(place.rsplit(".", 1)[1])
+        place = f"{name}.{number + 1}"
+        # The old index stays until the next rebuild: a reader of the snapshot before this one may be opening it.
+        shutil.rmtree(self.path / "keywords" / f"{name}.{number - 1}", ignore_errors=True)
         index = KeywordIndex(self.path / "keywords" / place, create=True)
         rows = [
             KeywordRow(row, content, tenant)
@@ -499,8 +501,8 @@ class EmbeddedStore:
 
 
 def _add_column(tx: Transaction, name: str, field: str, kind: FieldType) -> None:
-    tx.execute(f"ALTER TABLE {name} ADD COLUMN f_{field} {_SQL_TYPES[kind]}")
-    tx.execute(f"CREATE INDEX {name}_f_{field} ON {name} (f_{field})")
+    tx.execute(f"ALTER TABLE {name} ADD COLUMN {field_column(field)} {_SQL_TYPES[kind]}")
+    tx.execute(f"CREATE INDEX {name}_{field_column(field)} ON {name} ({field_column(field)})")
 
 
 def _has_table(tx: Transaction, table: str) -> bool:

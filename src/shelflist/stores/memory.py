@@ -69,8 +69,8 @@ class MemoryStore:
         with self._lock:
             generation = self._generations[spec.name]
             words = []
-            for point in points:
-                vector = checked_vector(spec, point.vector)
+            vectors = [checked_vector(spec, point.vector).copy() for point in points]  # the caller may reuse its own
+            for point, vector in zip(points, vectors, strict=True):
                 if point.point_id in generation.points:
                     continue
                 generation.points[point.point_id] = replace(point, vector=vector)
@@ -147,7 +147,9 @@ class MemoryStore:
             generation = self._generations[new.name]
             generation.spec = new
             for point_id, point in generation.points.items():
-                generation.points[point_id] = replace(point, metadata=new.fields.stored(point.metadata))
+                generation.points[point_id] = replace(
+                    point, metadata=new.fields.newly_declared(point.metadata, old.fields)
+                )
 
     def repair(self, spec: GenerationSpec) -> list[str]:
         with self._lock:

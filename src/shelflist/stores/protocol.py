@@ -130,5 +130,7 @@ def checked_vector(spec: GenerationSpec, vector: Vector) -> Vector:
     if not np.isfinite(row).all():
         raise InvalidVector("A vector holds NaN or infinity. Check the embedder that made it.")
     if spec.metric == "cosine" and not row.any():
-        raise InvalidVector("A vector is all zeros, which has no direction for cosine. Check the embedder that made it.")
+        raise InvalidVector(
+            "A vector is all zeros, which has no direction for cosine. Check the embedder that made it."
+        )
     return row

@@ -1,15 +1,18 @@
-"""The Mongo-style form: `{"page_number": {"$lt": 10}, "tags": {"$contains": "api"}}`."""
+"""Filters as JSON: `{"page_number": {"$lt": 10}, "tags": "api"}`. Several keys of one object must all match."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from shelflist.core.errors import InvalidFilter
-from shelflist.core.filters.nodes import And, Comparison, Filter, Not, Operator, Or
+from shelflist.core.fields import Fields, FieldType, from_microseconds, shown_value
+from shelflist.core.filters.nodes import And, Comparison, Filter, Not, Operator, Or, parts_of
 
-_OPERATORS = {
+_MAX_NESTING = 50
+
+_OPERATORS: Mapping[str, Operator] = {
     "$eq": Operator.EQ,
     "$ne": Operator.NE,
     "$lt": Operator.LT,
@@ -21,85 +24,180 @@ _OPERATORS = {
     "$between": Operator.BETWEEN,
     "$contains": Operator.CONTAINS,
     "$startsWith": Operator.STARTS_WITH,
+    "$exists": Operator.EXISTS,
 }
 _NAMES = {operator: name for name, operator in _OPERATORS.items()}
-_KNOWN = [*_OPERATORS, "$exists", "$and", "$or", "$nor", "$not"]
+_JOINING = ("$and", "$or", "$nor", "$not")
 
 
 def from_json(form: Mapping[str, Any]) -> Filter:
-    """A filter from its JSON form; several keys mean and. Raises InvalidFilter."""
+    """The filter that a JSON object stands for. Raises InvalidFilter naming the key that is wrong."""
+    return _object(form, "the filter", 0)
+
+
+def _object(form: Any, where: str, depth: int) -> Filter:
+    if not isinstance(form, Mapping):
+        raise InvalidFilter(f'{_begin(where)} must be an object such as {{"field": value}}, got {_shown(form)}.')
+    if depth > _MAX_NESTING:
+        raise InvalidFilter(f"{_begin(where)} is nested more than {_MAX_NESTING} levels deep. Write it flatter.")
     if not form:
-        raise InvalidFilter("An empty filter {} says nothing. Leave where= out to match everything.")
-    parts = [_entry(key, value) for key, value in form.items()]
+        raise InvalidFilter(f"{_begin(where)} is empty. Name a field, or leave the filter out to match everything.")
+    parts = [_member(key, value, depth) for key, value in form.items()]
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def to_json(filter: Filter) -> dict[str, Any]:
-    """The JSON form of a filter; `from_json` makes the same filter of it."""
-    match filter:
-        case And(parts):
-            return {"$and": [to_json(part) for part in parts]}
-        case Or(parts):
-            return {"$or": [to_json(part) for part in parts]}
-        case Not(part):
-            return {"$not": to_json(part)}
-        case Comparison(name, Operator.EXISTS, _):
-            return {name: {"$exists": True}}
-        case Comparison(name, operator, value):
-            return {name: {_NAMES[operator]: list(value) if isinstance(value, tuple) else value}}
-    raise InvalidFilter(f"{filter!r} is not a filter.")
-
-
-def _entry(key: Any, value: Any) -> Filter:
+def _member(key: Any, value: Any, depth: int) -> Filter:
     if not isinstance(key, str):
-        raise InvalidFilter(f"A filter's keys are field names or $operators, got {key!r}.")
-    if not key.startswith("$"):
-        return _field(key, value)
-    if key == "$not":
-        return Not(_nested(key, value))
-    if key in ("$and", "$or", "$nor"):
-        if not isinstance(value, (list, tuple)) or not (value or key == "$and"):
-            raise InvalidFilter(f"{key} takes a list of filters, got {value!r}.")
-        parts = tuple(_nested(key, part) for part in value)
-        if key == "$nor":
-            return Not(Or(parts))
-        return And(parts) if key == "$and" else Or(parts)
-    if key in _OPERATORS or key == "$exists":
-        raise InvalidFilter(f"{key} stands inside a field: {{'FIELD': {{{key!r}: {value!r}}}}}.")
-    raise _unknown(key)
+        raise InvalidFilter(f"A filter names fields by text, got the key {_shown(key)}.")
+    match key:
+        case "$and":
+            return And(_several(key, value, depth))
+        case "$or":
+            return Or(_several(key, value, depth))
+        case "$nor":
+            return Not(Or(_several(key, value, depth)))
+        case "$not":
+            return Not(_object(value, "$not", depth + 1))
+    if key in _OPERATORS:
+        raise InvalidFilter(f'{key} stands where a field is expected. Write {{"field": {{"{key}": value}}}}.')
+    if key.startswith("$"):
+        raise _unknown(key, (*_JOINING, *_OPERATORS))
+    return _field(key, value, depth)
 
 
-def _nested(key: str, value: Any) -> Filter:
-    if not isinstance(value, Mapping):
-        raise InvalidFilter(f"{key} takes filters as objects, got {value!r}.")
-    return from_json(value)
-
-
-def _field(name: str, value: Any) -> Filter:
-    if not isinstance(value, Mapping):
-        return Comparison(name, Operator.EQ, tuple(value) if isinstance(value, list) else value)
+def _several(key: str, value: Any, depth: int) -> tuple[Filter, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise InvalidFilter(f"{key} takes a list of filters, got {_shown(value)}.")
     if not value:
-        raise InvalidFilter(f"The field {name!r} has no condition: {{}}.")
-    parts = [_condition(name, operator, operand) for operator, operand in value.items()]
+        raise InvalidFilter(f"{key} has no filters. Put at least one in its list, or leave {key} out.")
+    return tuple(_object(part, f"{key}[{i}]", depth + 1) for i, part in enumerate(value))
+
+
+def _field(name: str, value: Any, depth: int) -> Filter:
+    if value is None:
+        raise InvalidFilter(
+            f'Field {name!r} is compared with null, which equals nothing. Write {{"{name}": {{"$exists": false}}}}.'
+        )
+    if isinstance(value, (list, tuple, set, frozenset)):
+        raise InvalidFilter(
+            f'Field {name!r} is compared with a list. Write {{"{name}": {{"$in": [...]}}}} for any of several values.'
+        )
+    if not isinstance(value, Mapping):
+        return Comparison(name, Operator.EQ, value)
+    if not value:
+        raise InvalidFilter(
+            f'The condition on field {name!r} is empty. Write for example {{"{name}": {{"$eq": value}}}}.'
+        )
+    if depth > _MAX_NESTING:
+        raise InvalidFilter(f"The condition on field {name!r} is nested too deep. Write it flatter.")
+    parts = [_condition(name, operator, operand, depth) for operator, operand in value.items()]
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def _condition(name: str, operator: Any, operand: Any) -> Filter:
-    if operator == "$exists":
-        if not isinstance(operand, bool):
-            raise InvalidFilter(f"$exists on {name!r} takes true or false, got {operand!r}.")
-        found = Comparison(name, Operator.EXISTS)
-        return found if operand else Not(found)
-    if operator == "$not":
-        if not isinstance(operand, Mapping):
-            raise InvalidFilter(f"$not on {name!r} takes a condition as an object, got {operand!r}.")
-        return Not(_field(name, operand))
-    if operator not in _OPERATORS:
-        raise _unknown(operator)
-    return Comparison(name, _OPERATORS[operator], tuple(operand) if isinstance(operand, list) else operand)
+def _condition(name: str, key: Any, value: Any, depth: int) -> Filter:
+    if key == "$not":
+        if not isinstance(value, Mapping):
+            raise InvalidFilter(f"$not on field {name!r} takes an object of operators, got {_shown(value)}.")
+        return Not(_field(name, value, depth + 1))
+    if key in _JOINING:
+        raise InvalidFilter(
+            f"{key} joins whole filters and cannot stand inside field {name!r}. "
+            f'Write {{"{key}": [{{"{name}": ...}}, ...]}}.'
+        )
+    if not isinstance(key, str) or not key.startswith("$"):
+        near = f" Did you mean {near_name!r}?" if (near_name := _nearest(f"${key}", _OPERATORS)) else ""
+        raise InvalidFilter(
+            f"The condition on field {name!r} has the key {key!r}, which is not an operator.{near} "
+            f"Operators: {', '.join(_OPERATORS)}."
+        )
+    if key not in _OPERATORS:
+        raise _unknown(key, _OPERATORS, f" on field {name!r}")
+    operator = _OPERATORS[key]
+    match operator:
+        case Operator.EXISTS:
+            if not isinstance(value, bool):
+                raise InvalidFilter(f"$exists on field {name!r} takes true or false, got {_shown(value)}.")
+            exists = Comparison(name, operator)
+            return exists if value else Not(exists)
+        case Operator.IN | Operator.NOT_IN:
+            if not isinstance(value, (list, tuple, set, frozenset)):
+                raise InvalidFilter(f"{key} on field {name!r} takes a list of values, got {_shown(value)}.")
+            return Comparison(name, operator, tuple(value))
+        case Operator.BETWEEN:
+            if not isinstance(value, (list, tuple)) or len(value) != 2:
+                raise InvalidFilter(
+                    f"$between on field {name!r} takes a list of two values, the lowest and the highest, "
+                    f"got {_shown(value)}."
+                )
+            return Comparison(name, operator, tuple(value))
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        raise InvalidFilter(f"{key} on field {name!r} takes one value, got {_shown(value)}.")
+    return Comparison(name, operator, value)
 
 
-def _unknown(operator: Any) -> InvalidFilter:
-    near = difflib.get_close_matches(str(operator), _KNOWN, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return InvalidFilter(f"Unknown operator {operator!r}.{hint} There are: {', '.join(_KNOWN)}.")
+def _begin(where: str) -> str:
+    return where[0].upper() + where[1:]
+
+
+def _shown(value: Any) -> str:
+    return f"{type(value).__name__} {shown_value(value)}"
+
+
+def _nearest(name: str, known: Any) -> str | None:
+    import difflib
+
+    folded = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower().replace("_", ""), folded, n=1, cutoff=0.5)
+    return folded[near[0]] if near else None
+
+
+def _unknown(key: str, known: Any, where: str = "") -> InvalidFilter:
+    near = _nearest(key, known)
+    hint = f" Did you mean {near!r}?" if near else ""
+    return InvalidFilter(f"Unknown operator {key!r}{where}.{hint} Operators: {', '.join(known)}.")
+
+
+def to_json(filter: Filter, fields: Fields | None = None) -> dict[str, Any]:
+    """The JSON form; `from_json` of it means the same.
+
+    A checked filter holds datetimes as int µs; give `fields` to have them written as ISO 8601 text, which `check`
+    takes again. Raises InvalidFilter for a filter without parts, which JSON has no form for, and for one nested deeper
+    than `from_json` reads.
+    """
+    return _json_of(filter, fields, 0)
+
+
+def _json_of(filter: Filter, fields: Fields | None, depth: int) -> dict[str, Any]:
+    if depth > _MAX_NESTING:
+        raise InvalidFilter(f"The filter is nested more than {_MAX_NESTING} levels deep. Write it flatter.")
+    match filter:
+        case Comparison():
+            return {filter.field: _operand(filter, fields)}
+        case Not(part=Comparison(operator=Operator.EXISTS) as exists):
+            return {exists.field: {"$exists": False}}
+        case Not():
+            return {"$not": _json_of(filter.part, fields, depth + 1)}
+        case And() | Or():
+            parts = [_json_of(part, fields, depth + 1) for part in parts_of(filter)]
+            if not parts:
+                raise InvalidFilter("A filter without conditions has no JSON form. Leave the filter out instead.")
+            return {"$and" if isinstance(filter, And) else "$or": parts}
+    raise AssertionError(filter)
+
+
+def _operand(node: Comparison, fields: Fields | None) -> dict[str, Any]:
+    if node.operator is Operator.EXISTS:
+        return {"$exists": True}
+    kind = fields.get(node.field) if fields is not None else None
+    if isinstance(node.value, (tuple, list)):
+        value: Any = [written(each, kind) for each in node.value]
+    else:
+        value = written(node.value, kind)
+    return {_NAMES[node.operator]: value}
+
+
+def written(value: Any, kind: FieldType | None) -> Any:
+    """A value as JSON has it: datetimes, also those that are already int µs, as ISO 8601 text."""
+    if kind is FieldType.DATETIME and isinstance(value, int):
+        value = from_microseconds(value)
+    return value.isoformat() if isinstance(value, datetime) else value

@@ -5,7 +5,7 @@ A missing or null field matches no positive comparison; `!=` and `not in` are ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -106,7 +106,7 @@ class And(Filter):
     parts: tuple[Filter, ...]
 
     def matches(self, metadata: Mapping[str, Any]) -> bool:
-        return all(part.matches(metadata) for part in self.parts)
+        return all(part.matches(metadata) for part in parts_of(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Or(Filter):
     parts: tuple[Filter, ...]
 
     def matches(self, metadata: Mapping[str, Any]) -> bool:
-        return any(part.matches(metadata) for part in self.parts)
+        return any(part.matches(metadata) for part in parts_of(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +125,18 @@ class Not(Filter):
 
     def matches(self, metadata: Mapping[str, Any]) -> bool:
         return not self.part.matches(metadata)
+
+
+def parts_of(node: And | Or) -> Iterator[Filter]:
+    """The parts of a node, those of nested nodes of its own kind included: `a & b & c` has three.
+
+    Not recursive, because thousands of conditions joined one by one make a tree just as deep.
+    """
+    kind = type(node)
+    waiting: list[Filter] = list(reversed(node.parts))
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, kind):
+            waiting.extend(reversed(part.parts))
+        else:
+            yield part

@@ -1,257 +1,355 @@
-"""The text form: `page_number < 10 and "api" in tags`. A small language, read by recursive descent.
+"""Filters as text, for command lines: `page_number < 10 and "api" in tags`.
 
-    or      = and ("or" and)*
-    and     = not ("and" not)*
-    not     = "not" not | "(" or ")" | "exists" "(" NAME ")" | VALUE ["not"] "in" NAME | NAME condition
-    condition = ("==" | "=" | "!=" | "<" | "<=" | ">" | ">=") VALUE | ["not"] "in" LIST | "between" VALUE "and" VALUE
-              | "contains" VALUE | "starts" "with" VALUE | "exists"
+    filter     = all { "or" all }
+    all        = negation { "and" negation }
+    negation   = "not" negation | "(" filter ")" | condition
+    condition  = field comparing value | value comparing field
+               | field [ "not" ] ( "in" list | "between" value "and" value | "contains" value
+                                 | "starts" "with" value | "exists" )
+               | value [ "not" ] "in" field
+               | "exists" "(" field ")"
+    comparing  = == | = | != | <> | < | <= | > | >=
+    list       = "(" [ value { "," value } ] ")", or the same in [ ]
+    value      = text in ' or ", number, true, false
+
+Words may be in upper case. Field names stand without quotes; one that is a reserved word stands in backticks.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from shelflist.core.errors import InvalidFilter
-from shelflist.core.filters.nodes import And, Comparison, Filter, Not, Operator, Or
+from shelflist.core.fields import Fields, shown_value
+from shelflist.core.filters.json_form import written
+from shelflist.core.filters.nodes import And, Comparison, Filter, Not, Operator, Or, parts_of
+from shelflist.core.filters.tokens import RESERVED, Token, complaint, quoted, tokens_of
 
-_TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<number>[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w.]))
-    | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
-    | (?P<word>[^\W\d]\w*)
-    | (?P<sign>==|!=|<=|>=|[=<>()\[\],])
-    )""",
-    re.VERBOSE | re.DOTALL,
-)
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
-_COMPARISONS = {
+_MAX_NESTING = 50
+_COMPARING = {
     "==": Operator.EQ,
     "=": Operator.EQ,
     "!=": Operator.NE,
+    "<>": Operator.NE,
     "<": Operator.LT,
     "<=": Operator.LE,
     ">": Operator.GT,
     ">=": Operator.GE,
 }
-_WORDS = frozenset({"and", "or", "not", "in", "between", "contains", "starts", "with", "exists"})
-_LITERALS = {"true": True, "false": False}
-_MAX_DEPTH = 100
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
-    at: int
+_MIRRORED = {
+    Operator.EQ: Operator.EQ,
+    Operator.NE: Operator.NE,
+    Operator.LT: Operator.GT,
+    Operator.LE: Operator.GE,
+    Operator.GT: Operator.LT,
+    Operator.GE: Operator.LE,
+}
+_OPERATORS = ", ".join(operator.value for operator in Operator)
+_FOREIGN_WORDS = {
+    "like": "Use starts with for the beginning of text, or keyword search for words in it.",
+    "ilike": "Use starts with for the beginning of text, or keyword search for words in it.",
+    "is": "Use == for values; exists or not exists for null.",
+    "startswith": "Write starts with, in two words.",
+    "starts_with": "Write starts with, in two words.",
+    "has": "Use contains.",
+}
 
 
 def from_text(text: str) -> Filter:
-    """A filter from its text form. Raises InvalidFilter that points at the place."""
-    return _Parser(text).parse()
+    """The filter that a text stands for. Raises InvalidFilter that points at the place it cannot read."""
+    return _Reader(text).whole()
 
 
-def to_text(filter: Filter) -> str:
-    """The text form of a filter; `from_text` makes a filter of the same meaning of it."""
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = tokens_of(text)
+        self._index = 0
+        self._nesting = 0
+
+    def whole(self) -> Filter:
+        if self._at_end:
+            raise InvalidFilter("The filter is empty. Write a condition such as page_number < 10, or leave it out.")
+        filter = self._filter()
+        if not self._at_end:
+            raise self._unfinished()
+        return filter
+
+    def _filter(self) -> Filter:
+        parts = [self._all()]
+        while self._took_word("or"):
+            parts.append(self._all())
+        return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
+    def _all(self) -> Filter:
+        parts = [self._negation()]
+        while self._took_word("and"):
+            parts.append(self._negation())
+        return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+    def _negation(self) -> Filter:
+        negations = 0
+        while self._took_word("not"):
+            negations += 1
+        filter = self._group() if self._here.is_symbol("(") else self._condition()
+        return Not(filter) if negations % 2 else filter
+
+    def _group(self) -> Filter:
+        opening = self._advance()
+        self._nesting += 1
+        if self._nesting > _MAX_NESTING:
+            raise self._complaint(opening, f"Parentheses are nested more than {_MAX_NESTING} deep.")
+        filter = self._filter()
+        if not self._here.is_symbol(")"):
+            if self._at_end:
+                raise self._complaint(opening, "This parenthesis is never closed.")
+            raise self._unfinished()
+        self._advance()
+        self._nesting -= 1
+        return filter
+
+    def _condition(self) -> Filter:
+        here, following = self._here, self._tokens[min(self._index + 1, len(self._tokens) - 1)]
+        if here.is_word("exists") and following.is_symbol("("):
+            return self._exists_call()
+        if here.kind in ("text", "number") or here.is_word("true", "false", "null", "none"):
+            return self._value_first()
+        field = self._field()
+        operator = self._advance()
+        if operator.kind == "symbol" and operator.value in _COMPARING:
+            return Comparison(field, _COMPARING[operator.value], self._value())
+        if operator.is_word("not"):
+            operator = self._advance()
+            return Not(self._worded(field, operator, " not"))
+        return self._worded(field, operator, "")
+
+    def _worded(self, field: str, operator: Token, negation: str) -> Filter:
+        word = operator.value.lower() if operator.kind == "word" else None
+        match word:
+            case "in":
+                return Comparison(field, Operator.IN, self._list(field))
+            case "between":
+                low = self._value()
+                if not self._took_word("and"):
+                    raise self._complaint(
+                        self._here,
+                        f"Expected and, found {self._found(self._here)}.",
+                        f"Write: {field} between 1 and 5.",
+                    )
+                return Comparison(field, Operator.BETWEEN, (low, self._value()))
+            case "contains":
+                return Comparison(field, Operator.CONTAINS, self._value())
+            case "starts":
+                if not self._took_word("with"):
+                    raise self._complaint(
+                        self._here,
+                        f"Expected with, found {self._found(self._here)}.",
+                        f'Write: {field} starts with "text".',
+                    )
+                return Comparison(field, Operator.STARTS_WITH, self._value())
+            case "exists":
+                return Comparison(field, Operator.EXISTS)
+        advice = _FOREIGN_WORDS.get(word or "", f"Operators: {_OPERATORS}.")
+        if operator.kind == "end" or operator.is_word("and", "or") or operator.is_symbol(")"):
+            advice = f"Write for example: {field} == true, or exists({field})."
+        raise self._complaint(
+            operator, f"Expected an operator after {field}{negation}, found {self._found(operator)}.", advice
+        )
+
+    def _exists_call(self) -> Filter:
+        self._advance()
+        self._advance()
+        field = self._field()
+        if not self._here.is_symbol(")"):
+            raise self._complaint(self._here, f"Expected ) after exists({field}, found {self._found(self._here)}.")
+        self._advance()
+        return Comparison(field, Operator.EXISTS)
+
+    def _value_first(self) -> Filter:
+        start = self._here
+        value = self._value()
+        operator = self._here
+        if operator.kind == "symbol" and operator.value in _COMPARING:
+            self._advance()
+            return Comparison(self._field(), _MIRRORED[_COMPARING[operator.value]], value)
+        negated = self._took_word("not")
+        if self._took_word("in"):
+            contains = Comparison(self._field(), Operator.CONTAINS, value)
+            return Not(contains) if negated else contains
+        if isinstance(value, bool):
+            raise self._complaint(
+                start,
+                f"{start.value} alone is no condition.",
+                "Compare a field with it, or leave the filter out to match everything.",
+            )
+        raise self._complaint(
+            start,
+            f"{self._found(start)} stands where a field is expected.",
+            'Write: field == value, or "value" in field. Field names stand without quotes.',
+        )
+
+    def _field(self) -> str:
+        token = self._here
+        if token.kind == "field":
+            self._advance()
+            return str(token.value)
+        if token.kind != "word":
+            advice = "Field names stand without quotes." if token.kind == "text" else ""
+            raise self._complaint(token, f"Expected the name of a field, found {self._found(token)}.", advice)
+        if token.value.lower() in RESERVED:
+            raise self._complaint(
+                token,
+                f"Expected the name of a field, found the word {token.value}.",
+                f"Write a field of this name as `{token.value}`.",
+            )
+        self._advance()
+        return str(token.value)
+
+    def _value(self) -> Any:
+        token = self._here
+        if token.kind in ("text", "number"):
+            self._advance()
+            return token.value
+        if token.is_word("true", "false"):
+            self._advance()
+            return token.value.lower() == "true"
+        if token.is_word("null", "none"):
+            raise self._complaint(
+                token, f"Nothing compares with {token.value}.", "Write exists(field), or not exists(field)."
+            )
+        advice = ""
+        if token.kind == "word" and token.value.lower() not in RESERVED:
+            advice = f'Put text in quotes: "{token.value}".'
+        raise self._complaint(token, f"Expected a value, found {self._found(token)}.", advice)
+
+    def _list(self, field: str) -> tuple[Any, ...]:
+        opening = self._here
+        if not opening.is_symbol("(", "["):
+            raise self._complaint(
+                opening,
+                f"Expected a list after in, found {self._found(opening)}.",
+                f'Write: {field} in ("a", "b"), or for a list field: "a" in {field}.',
+            )
+        self._advance()
+        closing = ")" if opening.value == "(" else "]"
+        values: list[Any] = []
+        while not self._here.is_symbol(closing):
+            values.append(self._value())
+            if self._here.is_symbol(","):
+                self._advance()
+            elif self._at_end:
+                raise self._complaint(opening, "This list is never closed.")
+            elif not self._here.is_symbol(closing):
+                raise self._complaint(self._here, f"Expected , or {closing}, found {self._found(self._here)}.")
+        self._advance()
+        return tuple(values)
+
+    def _unfinished(self) -> InvalidFilter:
+        token = self._here
+        if token.kind == "symbol" and token.value in _COMPARING:
+            advice = "Comparisons cannot be chained. Write: x > 1 and x < 5, or x between 1 and 5."
+        elif token.is_symbol(")"):
+            advice = "No parenthesis is open here."
+        elif token.kind == "text":
+            advice = "A quote inside text is written \\\" or \\'."
+        else:
+            advice = "Join conditions with and, or."
+        return self._complaint(token, f"Expected and, or, or the end, found {self._found(token)}.", advice)
+
+    @property
+    def _at_end(self) -> bool:
+        return self._here.kind == "end"
+
+    @property
+    def _here(self) -> Token:
+        return self._tokens[self._index]
+
+    def _advance(self) -> Token:
+        token = self._tokens[self._index]
+        if token.kind != "end":
+            self._index += 1
+        return token
+
+    def _took_word(self, word: str) -> bool:
+        if self._here.is_word(word):
+            self._index += 1
+            return True
+        return False
+
+    def _found(self, token: Token) -> str:
+        if token.kind == "end":
+            return "the end"
+        source = self._text[token.start : token.end]
+        return source if len(source) <= 40 else source[:37] + "..."
+
+    def _complaint(self, token: Token, problem: str, advice: str = "") -> InvalidFilter:
+        return complaint(self._text, token.start, problem, advice)
+
+
+def to_text(filter: Filter, fields: Fields | None = None) -> str:
+    """The text form; `from_text` of it means the same.
+
+    A checked filter holds datetimes as int µs; give `fields` to have them written as ISO 8601 text, which `check`
+    takes again. Raises InvalidFilter for a filter without parts, for a value that text has no form for, and for a
+    filter nested deeper than `from_text` reads.
+    """
+    return _text_of(filter, fields, 0)
+
+
+def _text_of(filter: Filter, fields: Fields | None, depth: int) -> str:
+    if depth > _MAX_NESTING:
+        raise InvalidFilter(f"The filter is nested more than {_MAX_NESTING} levels deep. Write it flatter.")
     match filter:
-        case And(parts) if parts:
-            return " and ".join(_inner(part) for part in parts)
-        case Or(parts) if parts:
-            return " or ".join(_inner(part) for part in parts)
-        case Not(part):
-            return f"not ({to_text(part)})"
-        case Comparison(name, Operator.EXISTS, _):
+        case Comparison():
+            return _comparison(filter, fields)
+        case Not(part=Comparison(operator=Operator.EXISTS)):
+            return f"not {_text_of(filter.part, fields, depth + 1)}"
+        case Not():
+            return f"not ({_text_of(filter.part, fields, depth + 1)})"
+        case And() | Or():
+            parts = list(parts_of(filter))
+            if not parts:
+                raise InvalidFilter("A filter without conditions has no text form. Leave the filter out instead.")
+            if len(parts) == 1:
+                return _text_of(parts[0], fields, depth + 1)
+            joined = (_part(part, fields, depth + 1) for part in parts)
+            return (" and " if isinstance(filter, And) else " or ").join(joined)
+    raise AssertionError(filter)
+
+
+def _part(part: Filter, fields: Fields | None, depth: int) -> str:
+    shown = _text_of(part, fields, depth)
+    return f"({shown})" if isinstance(part, (And, Or)) and len(list(parts_of(part))) > 1 else shown
+
+
+def _comparison(node: Comparison, fields: Fields | None) -> str:
+    name = node.field if node.field.isidentifier() and node.field.lower() not in RESERVED else quoted(node.field, "`")
+    kind = fields.get(node.field) if fields is not None else None
+    match node.operator:
+        case Operator.EXISTS:
             return f"exists({name})"
-        case Comparison(name, Operator.BETWEEN, (low, high)):
-            return f"{name} between {_literal(low)} and {_literal(high)}"
-        case Comparison(name, (Operator.IN | Operator.NOT_IN) as operator, members):
-            return f"{name} {operator.value} ({', '.join(_literal(member) for member in members)})"
-        case Comparison(name, operator, value):
-            return f"{name} {operator.value} {_literal(value)}"
-    raise InvalidFilter(f"{filter!r} has no text form.")
+        case Operator.IN | Operator.NOT_IN:
+            return f"{name} {node.operator.value} ({', '.join(_literals(node.value, kind))})"
+        case Operator.BETWEEN:
+            low, high = _literals(node.value, kind)
+            return f"{name} between {low} and {high}"
+    (value,) = _literals((node.value,), kind)
+    return f"{name} {node.operator.value} {value}"
 
 
-def _inner(filter: Filter) -> str:
-    return f"({to_text(filter)})" if isinstance(filter, (And, Or)) else to_text(filter)
+def _literals(values: Sequence[Any], kind: Any) -> list[str]:
+    return [_literal(written(value, kind)) for value in values]
 
 
 def _literal(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    text = value.isoformat() if hasattr(value, "isoformat") else str(value)
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\0", "\\0")
-    return f'"{escaped}"'
-
-
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._tokens = self._tokenise()
-        self._next = 0
-        self._depth = 0
-
-    def parse(self) -> Filter:
-        if not self._tokens:
-            raise InvalidFilter("An empty filter says nothing. Leave it out to match everything.")
-        found = self._or()
-        if self._peek() is not None:
-            raise self._error("expected 'and', 'or' or the end")
-        return found
-
-    def _tokenise(self) -> list[_Token]:
-        tokens = []
-        at = 0
-        end = len(self._text.rstrip())
-        while at < end:
-            match = _TOKEN.match(self._text, at)
-            if match is None:
-                while self._text[at].isspace():
-                    at += 1
-                quote = self._text[at] in "\"'"
-                raise self._error("this quote is never closed" if quote else "this cannot be read", at)
-            kind = str(match.lastgroup)
-            tokens.append(_Token(kind, match.group(kind), match.start(kind)))
-            at = match.end()
-        return tokens
-
-    def _error(self, what: str, at: int | None = None) -> InvalidFilter:
-        if at is None:
-            token = self._peek()
-            at = token.at if token else len(self._text)
-        return InvalidFilter(f"Filter, column {at + 1}: {what}.\n  {self._text}\n  {' ' * at}^")
-
-    def _peek(self, ahead: int = 0) -> _Token | None:
-        place = self._next + ahead
-        return self._tokens[place] if place < len(self._tokens) else None
-
-    def _is(self, *texts: str, ahead: int = 0) -> bool:
-        token = self._peek(ahead)
-        if token is None or token.kind not in ("word", "sign"):
-            return False
-        return (token.text.lower() if token.kind == "word" else token.text) in texts
-
-    def _accept(self, *texts: str) -> bool:
-        if self._is(*texts):
-            self._next += 1
-            return True
-        return False
-
-    def _expect(self, text: str) -> None:
-        if not self._accept(text):
-            raise self._error(f"expected {text!r}")
-
-    def _or(self) -> Filter:
-        return self._chain("or", self._and, Or)
-
-    def _and(self) -> Filter:
-        return self._chain("and", self._not, And)
-
-    def _chain(self, word: str, part: Callable[[], Filter], kind: Callable[[tuple[Filter, ...]], Filter]) -> Filter:
-        parts = [part()]
-        while self._accept(word):
-            parts.append(part())
-        return parts[0] if len(parts) == 1 else kind(tuple(parts))
-
-    def _not(self) -> Filter:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise self._error("nested too deeply")
-        try:
-            if self._accept("not"):
-                return Not(self._not())
-            if self._accept("("):
-                inner = self._or()
-                self._expect(")")
-                return inner
-            return self._condition()
-        finally:
-            self._depth -= 1
-
-    def _condition(self) -> Filter:
-        if self._is("exists") and self._is("(", ahead=1):
-            self._next += 2
-            name = self._name()
-            self._expect(")")
-            return Comparison(name, Operator.EXISTS)
-        token = self._peek()
-        if token is not None and (token.kind in ("string", "number") or token.text.lower() in _LITERALS):
-            return self._member_of()
-        name = self._name()
-        token = self._peek()
-        if token is not None and token.kind == "sign" and token.text in _COMPARISONS:
-            self._next += 1
-            return Comparison(name, _COMPARISONS[token.text], self._value())
-        if self._accept("not"):
-            self._expect("in")
-            return Comparison(name, Operator.NOT_IN, self._list())
-        if self._accept("in"):
-            return Comparison(name, Operator.IN, self._list())
-        if self._accept("between"):
-            low = self._value()
-            self._expect("and")
-            return Comparison(name, Operator.BETWEEN, (low, self._value()))
-        if self._accept("contains"):
-            return Comparison(name, Operator.CONTAINS, self._value())
-        if self._accept("starts"):
-            self._expect("with")
-            return Comparison(name, Operator.STARTS_WITH, self._value())
-        if self._accept("exists"):
-            return Comparison(name, Operator.EXISTS)
-        raise self._error(
-            "expected a comparison (== != < <= > >=, in, not in, between, contains, starts with, exists)"
-        )
-
-    def _member_of(self) -> Filter:
-        value = self._value()
-        negated = self._accept("not")
-        if not self._accept("in"):
-            raise self._error("expected 'in': a value on the left reads as VALUE in FIELD")
-        found = Comparison(self._name(), Operator.CONTAINS, value)
-        return Not(found) if negated else found
-
-    def _name(self) -> str:
-        token = self._peek()
-        if token is None or token.kind != "word" or token.text.lower() in _WORDS | set(_LITERALS):
-            raise self._error("expected a field name")
-        self._next += 1
-        return token.text
-
-    def _list(self) -> tuple[Any, ...]:
-        close = {"(": ")", "[": "]"}
-        token = self._peek()
-        if token is None or token.text not in close:
-            raise self._error('expected a list of values, for example ("a", "b")')
-        self._next += 1
-        values: list[Any] = []
-        while not self._is(close[token.text]):
-            if values:
-                self._expect(",")
-                if self._is(close[token.text]):
-                    break
-            values.append(self._value())
-        self._next += 1
-        return tuple(values)
-
-    def _value(self) -> Any:
-        token = self._peek()
-        if token is None:
-            raise self._error("expected a value")
-        word = token.text.lower()
-        if token.kind == "number":
-            self._next += 1
-            return float(token.text) if re.search(r"[.eE]", token.text) else int(token.text)
-        if token.kind == "string":
-            self._next += 1
-            return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), token.text[1:-1], flags=re.DOTALL)
-        if token.kind == "word" and word in _LITERALS:
-            self._next += 1
-            return _LITERALS[word]
-        if token.kind == "word" and word in ("null", "none"):
-            raise self._error("nothing compares with null; write exists(field) or not exists(field)")
-        if token.kind == "word":
-            raise self._error(f'expected a value; text needs quotes: "{token.text}"')
-        raise self._error("expected a value")
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(float(value))
+    if isinstance(value, str):
+        return quoted(value)
+    raise InvalidFilter(f"The value {shown_value(value)} ({type(value).__name__}) has no text form.")

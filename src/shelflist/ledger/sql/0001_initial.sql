@@ -86,9 +86,9 @@ CREATE TABLE sl_states (
     lease_owner   TEXT,
     lease_until   REAL,
     purge_after   REAL,                   -- set when condemned
-    PRIMARY KEY (generation_id, chunk_key)
+    PRIMARY KEY (chunk_key, generation_id) -- chunk first: no planner should start from a whole generation
 ) WITHOUT ROWID;
-CREATE INDEX sl_states_open ON sl_states (generation_id, index_status, purge_after) WHERE index_status <> 'indexed';
+CREATE INDEX sl_states_condemned ON sl_states (generation_id, purge_after) WHERE purge_after IS NOT NULL;
 
 -- Revisions that were begun and not yet switched to: what a crash leaves to finish.
 CREATE TABLE sl_revisions (
