@@ -128,6 +128,7 @@ def change(
         started = time.perf_counter()
         synced = collection.sync_all(documents_of(new, new, frozenset(touched)), source=SOURCE, delete="missing")
         change_seconds = time.perf_counter() - started
+        embedded_texts = list(embedder.texts)
         time.sleep(0.2)
         stop.set()
         seen: Watch = results.get(timeout=60)
@@ -146,7 +147,7 @@ def change(
             documents=len(new),
             changed=len(touched),
             expected_texts=_texts(new) - _texts(old),
-            embedded_texts=list(embedder.texts),
+            embedded_texts=embedded_texts,
             first_seconds=first_seconds,
             change_seconds=change_seconds,
             watch=seen,

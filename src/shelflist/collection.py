@@ -254,9 +254,7 @@ class Collection:
 
     def count(self, where: Where = None) -> int:
         """How many chunks are searchable and match."""
-        parts = self._parts
-        scope = Scope(filter=prepare(where, self.fields), tenant=self._own_tenant())
-        return parts.store.count(parts.spec, scope)
+        return self._searcher().count(Scope(filter=prepare(where, self.fields), tenant=self._own_tenant()))
 
     def recall(
         self, queries: Sequence[Query] | None = None, *, limit: int = 10, where: Where = None, sample: int = 100

@@ -55,7 +55,7 @@ WRONG = [
     ("page.x == 1", "    ^", "without dots"),
     ('{"page": 3}', "^", "JSON"),
     ("page == “x”", "        ^", "straight quotes"),
-    ("page == +3", "         ^", None),
+    ("page == +3", "        ^", None),
     ("page == 1x", "         ^", "quotes"),
     ("page == 2024-01-01", "            ^", None),
     ("page == 1e999", "        ^", "too large"),
@@ -91,7 +91,7 @@ def test_the_column_counts_from_one() -> None:
 def test_a_long_line_is_shown_in_part() -> None:
     with pytest.raises(InvalidFilter) as caught:
         from_text(" or ".join(f"page == {i}" for i in range(500)) + " or page == here or " + "page == 1 or " * 99 + "x")
-    first, line, caret = str(caught.value).splitlines()
+    _first, line, caret = str(caught.value).splitlines()
     assert len(line) < 120 and line.startswith("  ...") and line.endswith("...")
     assert line[caret.index("^") :].startswith("here")
 

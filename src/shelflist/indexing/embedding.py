@@ -12,6 +12,7 @@ from shelflist.embedders.protocol import Embedder
 from shelflist.indexing.plan import PlannedDocument
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.ledger import Ledger
+from shelflist.ledger.revisions import Condemned
 from shelflist.stores.protocol import GenerationSpec, Store
 
 _TEXTS_PER_CALL = 1024
@@ -77,6 +78,17 @@ class VectorSource:
     def remember(self, vectors: dict[bytes, Vector]) -> None:
         if vectors:
             self._ledger.embeddings.put(self._collection.fingerprint, vectors)
+
+    def keep(self, condemned: Sequence[Condemned]) -> None:
+        """These points are about to go: cache the vectors that nothing else has."""
+        hashes = {one.point_id: one.text_hash for one in condemned if one.embedding_hash is None}
+        texts = list(set(hashes.values()))
+        going = frozenset(one.chunk_key for one in condemned)
+        # A text that stands elsewhere has its vector there, perhaps a newer one than this.
+        served = self._ledger.documents.indexed_by_text(self._collection.generation_id, texts, avoid=going).keys()
+        served |= self._ledger.embeddings.get(self._collection.fingerprint, texts).keys()
+        stored = self._store.vectors(self._spec, [point for point, text in hashes.items() if text not in served])
+        self.remember({hashes[point]: vector for point, vector in stored.items()})
 
     def settle(self, hashes: Sequence[bytes]) -> None:
         """These texts are in the store. Where its rows serve as the cache, a second copy is not kept."""

@@ -102,17 +102,19 @@ def checked_text(chunk: Chunk) -> bytes:
     return content
 
 
-def hash_of(*parts: bytes | None) -> bytes:
-    """SHA-256 over length-prefixed parts; None is not the empty part."""
-    return hashlib.sha256(_prefixed(*parts)).digest()
+def hash_of(content: bytes) -> bytes:
+    """SHA-256, of a chunk's text or of a given vector."""
+    return hashlib.sha256(content).digest()
 
 
 def metadata_hash(stored: Metadata, section: str | None, chunk_strategy: str | None) -> bytes:
     """Of metadata in stored form, with what else a point shows besides its text."""
     return hash_of(
-        canonical(stored),
-        None if section is None else section.encode(),
-        None if chunk_strategy is None else chunk_strategy.encode(),
+        _prefixed(
+            canonical(stored),
+            None if section is None else section.encode(),
+            None if chunk_strategy is None else chunk_strategy.encode(),
+        )
     )
 
 
@@ -128,10 +130,14 @@ def _prefixed(*parts: bytes | None) -> bytes:
     return b"".join(_ABSENT if part is None else _length(len(part)) + part for part in parts)
 
 
-def chunk_id(uid: bytes, tenant: str | None, document_id: str, text_hash: bytes, occurrence: int) -> bytes:
-    """The chunk's name: same text in the same document, same id, wherever it stands."""
-    owner = None if tenant is None else tenant.encode()
-    return _uuid5(uid, _prefixed(owner, document_id.encode(), text_hash, _length(occurrence)))
+def document_name(tenant: str | None, document_id: str) -> bytes:
+    """The part of a chunk's name that all chunks of a document share."""
+    return _prefixed(None if tenant is None else tenant.encode(), document_id.encode())
+
+
+def chunk_id(uid: bytes, document: bytes, text_hash: bytes, occurrence: int) -> bytes:
+    """The chunk's name: same text in the same document, same id, wherever it stands. `document`: its `document_name`."""
+    return _uuid5(uid, document + _length(len(text_hash)) + text_hash + _length(occurrence))
 
 
 def point_id(chunk: bytes, metadata_hash: bytes, embedding_hash: bytes | None, revision: int) -> bytes:

@@ -11,7 +11,15 @@ import orjson
 
 from shelflist.core.errors import DimensionMismatch, EmbedderMismatch, InvalidVector, ShelflistError
 from shelflist.core.types import Chunk, Document, Failure, IndexStatus, OnFailed, SyncReport, Vector
-from shelflist.indexing.identity import checked_text, chunk_id, hash_of, metadata_hash, point_id, vector_bytes
+from shelflist.indexing.identity import (
+    checked_text,
+    chunk_id,
+    document_name,
+    hash_of,
+    metadata_hash,
+    point_id,
+    vector_bytes,
+)
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.documents import ChunkRecord, DocumentRecord
 from shelflist.ledger.revisions import KeptChunk, NewChunk, Revision
@@ -111,6 +119,7 @@ def _prepare(collection: CollectionRecord, document: Document) -> tuple[list[_Pr
     prepared: list[_Prepared] = []
     failures: list[Failure] = []
     occurrences: Counter[bytes] = Counter()
+    own_name = document_name(document.tenant, document.document_id)
     for position, chunk in enumerate(document.chunks):
         try:
             text_hash = hash_of(checked_text(chunk))
@@ -120,7 +129,7 @@ def _prepare(collection: CollectionRecord, document: Document) -> tuple[list[_Pr
         except ShelflistError as error:
             failures.append(Failure(document.document_id, str(error), position))
             continue
-        name = chunk_id(collection.uid, document.tenant, document.document_id, text_hash, occurrences[text_hash])
+        name = chunk_id(collection.uid, own_name, text_hash, occurrences[text_hash])
         occurrences[text_hash] += 1
         prepared.append(
             _Prepared(

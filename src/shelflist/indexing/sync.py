@@ -111,8 +111,8 @@ class Sync:
             self._remove_missing(allow_removal)
         if not self._dry:
             self._report.purged += self._writer.purge()
-            if not any(failure.position is None for failure in self._report.failures):
-                self._ledger.catalog.complete_pass(list(self._sources.values()))
+            if not self._single and not any(failure.position is None for failure in self._report.failures):
+                self._ledger.catalog.complete_pass(list(self._sources.values()), changed=self._has_changed())
             self._log()
         return self._report
 
@@ -157,16 +157,17 @@ class Sync:
             )
         return tenant or ""
 
-    def _compare(self, tenant: str, items: Sequence[Document | Unchanged]) -> None:
+    def _compare(self, tenant: str, items: Sequence[Document | Unchanged], *, again: bool = False) -> None:
         source_id = self._source_id(tenant)
         ids = [checked_document_id(item.document_id) for item in items]
         known = self._ledger.documents.find(self._collection.collection_id, tenant, ids)
         changed: list[tuple[Document, bytes]] = []
+        renewed: list[tuple[int, int, bytes | None]] = []
         for item in items:
-            if (tenant, item.document_id) in self._batch_ids:
+            record = known.get(item.document_id)
+            if (tenant, item.document_id) in self._batch_ids or (record and not again and self._was_seen(record)):
                 self._fail(item.document_id, "The document comes twice in one pass. Give each document_id once.")
                 continue
-            record = known.get(item.document_id)
             if record and not record.removed and record.source_id != source_id:
                 error = self._conflict(record)
                 if self._single:
@@ -185,13 +186,16 @@ class Sync:
                 self._fail(item.document_id, str(error))
                 continue
             if record and not record.removed and record.digest == digest:
-                if item.source_digest != record.source_digest and not self._dry:
-                    self._ledger.revisions.set_source_digest(record.document_key, item.source_digest)
+                revision = max(record.revision, item.revision or 0)
+                if (revision, item.source_digest) != (record.revision, record.source_digest):
+                    renewed.append((record.document_key, revision, item.source_digest))
                 self._report.documents_unchanged += 1
                 self._report.unchanged += record.chunk_count
                 continue
             self._batch_ids.add((tenant, item.document_id))
             changed.append((item, digest))
+        if renewed and not self._dry:
+            self._ledger.revisions.renew(renewed)
         if changed:
             self._plan(tenant, changed, known, source_id)
 
@@ -268,7 +272,7 @@ class Sync:
             by_tenant.setdefault(document.tenant or "", []).append(document)
         pending, self._pending_chunks = self._pending_chunks, -(10**12)  # no write from inside a write
         for tenant, group in by_tenant.items():
-            self._compare(tenant, group)
+            self._compare(tenant, group, again=True)
         self._pending_chunks = pending
 
     def _estimate(self, planned: Sequence[PlannedDocument]) -> None:
@@ -317,7 +321,10 @@ class Sync:
 
     def _source_id(self, tenant: str) -> int:
         if tenant not in self._sources:
-            self._sources[tenant] = self._ledger.catalog.source(self._collection.collection_id, tenant, self._source)
+            catalog = self._ledger.catalog
+            self._sources[tenant] = catalog.source(
+                self._collection.collection_id, tenant, self._source, create=not self._dry
+            )
         return self._sources[tenant]
 
     def _see(self, document_key: int) -> None:
@@ -325,6 +332,10 @@ class Sync:
         if byte >= len(self._seen):
             self._seen.extend(bytes(byte + 1024 - len(self._seen)))
         self._seen[byte] |= 1 << (document_key & 7)
+
+    def _was_seen(self, record: DocumentRecord) -> bool:
+        byte = record.document_key >> 3
+        return byte < len(self._seen) and bool(self._seen[byte] & (1 << (record.document_key & 7)))
 
     def _fail(self, document_id: str, error: str) -> None:
         self._report.failures.append(Failure(str(document_id), error))
@@ -337,9 +348,12 @@ class Sync:
             f"Use source={record.source!r}, delete it there first, or give it another id (--prefix)."
         )
 
+    def _has_changed(self) -> bool:
+        report = self._report
+        return bool(report.documents_added or report.documents_changed or report.documents_removed)
+
     def _log(self) -> None:
-        changed = self._report.documents_added + self._report.documents_changed + self._report.documents_removed
-        if changed or self._report.failures:
+        if self._has_changed() or self._report.failures:
             detail = self._report.to_dict()
             detail["failures"] = detail["failures"][:100]
             self._ledger.catalog.log(self._collection.collection_id, "synced", None, {**detail, "source": self._source})

@@ -60,9 +60,11 @@ class Writer:
         generation = self._collection.generation_id
         with self._ledger.database.write():
             losers = self._ledger.revisions.switch(generation, revisions, grace=self._grace, durable=False)
+            gone = self._point_ids([key for one in revisions if one not in losers for key in one.removed])
             if self.together:
-                gone = [key for one in revisions if one not in losers for key in one.removed]
-                self._store.set_stale(self._spec, self._point_ids(gone))
+                self._store.set_stale(self._spec, gone)
+        if gone and not self.together:
+            self._store.set_stale(self._spec, gone)
         return losers
 
     def purge(self, *, keep_vectors: bool = True) -> int:
@@ -72,9 +74,7 @@ class Writer:
         while due := self._ledger.revisions.due(generation, _PURGE_BATCH):
             ids = [one.point_id for one in due]
             if keep_vectors:
-                hashes = {one.point_id: one.text_hash for one in due if one.embedding_hash is None}
-                stored = self._store.vectors(self._spec, list(hashes))
-                self._vectors.remember({hashes[point]: vector for point, vector in stored.items()})
+                self._vectors.keep(due)
             if self.together:
                 with self._ledger.database.write():
                     self._store.delete(self._spec, ids)
@@ -202,7 +202,9 @@ class Writer:
         )
         lost |= {id(one) for one in losers}
         won = [one for one in whole if id(one.revision) not in lost]
-        self._store.set_stale(self._spec, self._point_ids([key for one in won for key in one.revision.removed]))
+        removed = [key for one in won for key in one.revision.removed]
+        if removed:
+            self._store.set_stale(self._spec, self._point_ids(removed))
         count_changes(won, report)
         return [one for one in planned if id(one.revision) in lost]
 

@@ -134,13 +134,15 @@ class Catalog:
                 tx.execute(f"DELETE FROM {table} WHERE collection_id = ?", (collection_id,))
             tx.execute("DELETE FROM sl_embeddings WHERE fingerprint NOT IN (SELECT fingerprint FROM sl_generations)")
 
-    def source(self, collection_id: int, tenant: str, name: str) -> int:
-        """The source's id; made if it is new."""
+    def source(self, collection_id: int, tenant: str, name: str, *, create: bool = True) -> int:
+        """The source's id; made if it is new, or 0 if it may not be."""
         key = (collection_id, tenant, name)
         with self._database.read() as tx:
             found = tx.execute(
                 "SELECT source_id FROM sl_sources WHERE collection_id = ? AND tenant_id = ? AND name = ?", key
             ).fetchone()
+        if found is None and not create:
+            return 0
         if found is None:
             with self._database.write() as tx:
                 tx.execute(
@@ -152,12 +154,20 @@ class Catalog:
                 ).fetchone()
         return int(found[0])
 
-    def complete_pass(self, source_ids: Sequence[int]) -> None:
+    def complete_pass(self, source_ids: Sequence[int], *, changed: bool) -> None:
+        """A pass read all of these sources. One that `changed` nothing is noted only if it is the first: a no-op
+        writes nothing."""
         now = time.time()
-        with self._database.write() as tx:
-            tx.executemany(
-                "UPDATE sl_sources SET last_completed_at = ? WHERE source_id = ?", ((now, one) for one in source_ids)
-            )
+        with self._database.read() as tx:
+            noted = {
+                one for (one,) in tx.execute("SELECT source_id FROM sl_sources WHERE last_completed_at IS NOT NULL")
+            }
+        due = [one for one in source_ids if changed or one not in noted]
+        if due:
+            with self._database.write() as tx:
+                tx.executemany(
+                    "UPDATE sl_sources SET last_completed_at = ? WHERE source_id = ?", ((now, one) for one in due)
+                )
 
     def log(self, collection_id: int, kind: str, document_id: str | None, detail: Mapping[str, Any]) -> None:
         with self._database.write() as tx:

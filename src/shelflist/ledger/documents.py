@@ -178,6 +178,37 @@ class Documents:
                     )
         return found
 
+    def moved(self, generation_id: int, asked: Sequence[bytes], passed: Sequence[bytes], since: float) -> bool:
+        """Whether a document of the `asked` points was switched since then, or a point that had `passed` no longer does."""
+        with self._database.read() as tx:
+            for part in _parts(asked):
+                found = tx.execute(
+                    "SELECT 1 FROM sl_chunks c JOIN sl_documents d ON d.document_key = c.document_key "
+                    f"WHERE c.point_id IN ({_marks(part)}) AND d.updated_at >= ? LIMIT 1",
+                    (*part, since),
+                ).fetchone()
+                if found:
+                    return True
+            for part in _parts(passed):
+                (alive,) = tx.execute(
+                    "SELECT count(*) FROM sl_chunks c JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
+                    f"WHERE c.point_id IN ({_marks(part)}) AND s.index_status = 'indexed'",
+                    (generation_id, *part),
+                ).fetchone()
+                if alive < len(part):
+                    return True
+        return False
+
+    def unserved(self, generation_id: int) -> list[bytes]:
+        """Points that a store may hold and no search may show: pending, stale, failed, condemned."""
+        with self._database.read() as tx:
+            rows = tx.execute(
+                "SELECT c.point_id FROM sl_states s JOIN sl_chunks c ON c.chunk_key = s.chunk_key "
+                "WHERE s.generation_id = ? AND s.index_status <> 'indexed' ORDER BY s.chunk_key",
+                (generation_id,),
+            )
+            return [point_id for (point_id,) in rows]
+
     def chunks(self, generation_id: int, document_key: int) -> list[dict[str, Any]]:
         """Every chunk of the document's current revision and of work under way, for people."""
         with self._database.read() as tx:

@@ -32,10 +32,12 @@ class Embeddings:
         return found
 
     def put(self, fingerprint: str, vectors: Mapping[bytes, Vector]) -> None:
+        """A newer vector of a text takes the place of an older one, which was asked to be made again."""
         now = time.time()
         with self._database.write() as tx:
             tx.executemany(
-                "INSERT INTO sl_embeddings VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO sl_embeddings VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (fingerprint, hash) DO UPDATE SET vector = excluded.vector",
                 ((fingerprint, one, vector.tobytes(), now) for one, vector in vectors.items()),
             )
 

@@ -308,11 +308,16 @@ class Revisions:
             tx.execute("UPDATE sl_documents SET digest = NULL WHERE document_key = ?", (document_key,))
         return [(key, point_id) for key, point_id in rows]
 
-    def set_source_digest(self, document_key: int, source_digest: bytes | None) -> None:
-        """The raw bytes changed and no chunk did."""
+    def renew(self, documents: Sequence[tuple[int, int, bytes | None]]) -> None:
+        """(document_key, revision, source digest) of documents whose raw bytes or revision changed and no chunk did.
+
+        The revision moves on all the same: it fences writers that come late.
+        """
         with self._database.write() as tx:
-            tx.execute(
-                "UPDATE sl_documents SET source_digest = ? WHERE document_key = ?", (source_digest, document_key)
+            tx.executemany(
+                "UPDATE sl_documents SET revision = max(revision, ?), next_revision = max(next_revision, ?), "
+                "source_digest = ? WHERE document_key = ?",
+                ((revision, revision, source_digest, key) for key, revision, source_digest in documents),
             )
 
     def due(self, generation_id: int, limit: int) -> list[Condemned]:

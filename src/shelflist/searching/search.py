@@ -6,16 +6,16 @@ asked in silence.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from shelflist.core.errors import EmbedderMismatch, InvalidInput
 from shelflist.core.filters.nodes import Filter
-from shelflist.core.types import Candidates, Explanation, Hit, Hits, Mode, Reranker, SearchParams, Vector
+from shelflist.core.types import Candidates, Explanation, Hit, Hits, IndexStatus, Mode, Reranker, SearchParams, Vector
 from shelflist.embedders.protocol import Embedder
 from shelflist.engine.exact import distances, prepared, score
 from shelflist.ledger.catalog import CollectionRecord
@@ -27,6 +27,9 @@ from shelflist.stores.protocol import GenerationSpec, Scope, Store
 POOL = 100
 """Candidates that each leg of a hybrid search contributes."""
 DEFAULT_ALPHA = 0.5
+_TRIES = 50
+Answer = TypeVar("Answer")
+Ranks = dict[str, dict[bytes, tuple[int, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ class Searcher:
         self._embedder = embedder
         database = store.database
         self._together = database is not None and database.identity == ledger.database.identity
+        self._asked: set[bytes] = set()
+        self._passed: set[bytes] = set()
 
     def search(self, text: str | None, vector: Vector | None, tenant: str | None, request: Request) -> Hits:
         """`text` or `vector` or both; the mode must fit what is given."""
@@ -85,8 +90,7 @@ class Searcher:
             vector = self.embed(text)
         scope = Scope(filter=request.filter, tenant=tenant)
         wanted = max(request.limit, request.rerank_pool) if request.rerank else request.limit
-        with self._snapshot():
-            hits = self._grouped(text, vector, scope, mode, request, wanted)
+        hits = self._steady(lambda: self._grouped(text, vector, scope, mode, request, wanted))
         if request.rerank:
             hits = _reranked(hits, text or "", request)
         chosen = [hit for hit in hits if request.min_score is None or hit.score >= request.min_score]
@@ -102,32 +106,67 @@ class Searcher:
             )
         return np.asarray(self._embedder.embed_query(text), dtype=np.float32)
 
-    def ranks(self, text: str, tenant: str | None, filter: Filter | None) -> dict[str, dict[bytes, tuple[int, float]]]:
+    def ranks(self, text: str, tenant: str | None, filter: Filter | None) -> Ranks:
         """Rank (from 1) and value of every matching point in each leg, and fused: what `why` shows."""
-        scope = Scope(filter=filter, tenant=tenant)
-        with self._snapshot():
-            total = max(1, self._store.count(self._spec, scope))
-            found: dict[str, dict[bytes, tuple[int, float]]] = {}
-            exact = SearchParams(exact=True)
-            vector = self.embed(text) if self._embedder is not None else None
-            if vector is not None:
-                legs = {
-                    "dense": self._dense(vector, scope, total, SearchParams()),
-                    "exact": self._dense(vector, scope, total, exact),
-                }
-                found = {name: _ranked(leg.ids, leg.values) for name, leg in legs.items()}
-            if self._store.capabilities.keyword:
-                leg = self._keyword(text, scope, total)
-                found["keyword"] = _ranked(leg.ids, leg.values)
-            if vector is not None and self._store.capabilities.keyword:
-                hits, order = self._hybrid(text, vector, scope, Request(filter=filter), max(POOL, 10))
-                found["hybrid"] = {
-                    one: (rank, hit.score) for rank, (one, hit) in enumerate(zip(order, hits, strict=True), 1)
-                }
+        vector = self.embed(text) if self._embedder is not None else None
+        return self._steady(lambda: self._ranks(text, vector, Scope(filter=filter, tenant=tenant)))
+
+    def count(self, scope: Scope) -> int:
+        """How many chunks are live and match."""
+        if self._together:
+            return self._store.count(self._spec, scope)
+        for _ in range(_TRIES):
+            # The store also counts what waits for its switch, and what was hidden a moment ago.
+            waiting = self._ledger.documents.unserved(self._collection.generation_id)
+            stored = self._store.count(self._spec, scope)
+            hidden = sum(
+                point.index_status == IndexStatus.INDEXED
+                and (scope.tenant is None or point.tenant_id == scope.tenant)
+                and (scope.filter is None or scope.filter.matches(point.metadata))
+                for point in self._store.get(self._spec, waiting)
+            )
+            if waiting == self._ledger.documents.unserved(
+                self._collection.generation_id
+            ) and stored == self._store.count(self._spec, scope):
+                break
+        return stored - hidden
+
+    def _ranks(self, text: str, vector: Vector | None, scope: Scope) -> Ranks:
+        total = max(1, self._store.count(self._spec, scope))
+        found: Ranks = {}
+        if vector is not None:
+            legs = {
+                "dense": self._dense(vector, scope, total, SearchParams()),
+                "exact": self._dense(vector, scope, total, SearchParams(exact=True)),
+            }
+            found = {name: _ranked(leg.ids, leg.values) for name, leg in legs.items()}
+        if self._store.capabilities.keyword:
+            leg = self._keyword(text, scope, total)
+            found["keyword"] = _ranked(leg.ids, leg.values)
+        if vector is not None and self._store.capabilities.keyword:
+            hits, order = self._hybrid(text, vector, scope, Request(filter=scope.filter), max(POOL, 10))
+            found["hybrid"] = {
+                one: (rank, hit.score) for rank, (one, hit) in enumerate(zip(order, hits, strict=True), 1)
+            }
         return found
 
-    def _snapshot(self) -> AbstractContextManager[Any]:
-        return self._ledger.database.read() if self._together else nullcontext()
+    def _steady(self, ask: Callable[[], Answer]) -> Answer:
+        """An answer during which no document that it touches moved: one snapshot, or asked again until none did.
+
+        The store answers before the ledger checks, and each leg for itself: a switch in between would show the old
+        revision in one leg and the new one in the other, or neither.
+        """
+        if self._together:
+            with self._ledger.database.read():
+                return ask()
+        for _ in range(_TRIES):
+            since = time.time()
+            self._asked, self._passed = set(), set()
+            answer = ask()
+            generation = self._collection.generation_id
+            if not self._ledger.documents.moved(generation, list(self._asked), list(self._passed), since):
+                break
+        return answer
 
     def _grouped(
         self, text: str | None, vector: Vector | None, scope: Scope, mode: Mode, request: Request, wanted: int
@@ -229,6 +268,8 @@ class Searcher:
             if len(passed) >= wanted or found.exhausted:
                 break
             limit = limit * 2 + len(ids) - len(passed)
+        self._asked.update(ids)
+        self._passed.update(passed)
         values = {item.point_id: item.value for item in found.items}
         return _Leg(
             ids=passed[:wanted],

@@ -45,7 +45,7 @@ from shelflist.engine.exact import nearest, prepared
 from shelflist.engine.keywords import KeywordIndex, KeywordIndexDamaged, KeywordRow
 from shelflist.stores._row_cache import RowCache
 from shelflist.stores._sql import compile_sql, field_column
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector
+from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors
 
 _UNLISTED_GRACE = 60.0
 """Seconds for which the keyword index keeps deleted rows: longer than a query that began before the delete."""
@@ -163,7 +163,7 @@ class EmbeddedStore:
             shutil.rmtree(place, ignore_errors=True)
 
     def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
-        vectors = [checked_vector(spec, point.vector) for point in points]
+        vectors = checked_vectors(spec, points)
         name = spec.name
         with self._database.write() as tx:
             (last_row,) = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (name,)).fetchone()
@@ -173,13 +173,14 @@ class EmbeddedStore:
             members: list[tuple[str, str, int]] = []
             words: list[KeywordRow] = []
             row = last_row
+            declared = list(spec.fields.items())
             for point, vector in zip(points, vectors, strict=True):
                 if point.point_id in present:
                     continue
                 present.add(point.point_id)
                 row += 1
                 columns = []
-                for field, kind in spec.fields.items():
+                for field, kind in declared:
                     value = point.metadata.get(field)
                     if kind is FieldType.LIST and value is not None:
                         members += [(field, member, row) for member in dict.fromkeys(value)]

@@ -16,7 +16,7 @@ from shelflist.core.transaction import Database
 from shelflist.core.types import Candidate, Candidates, IndexStatus, Point, SearchParams, UpsertResult, Vector
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.keywords import KeywordIndex, KeywordRow
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector
+from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class MemoryStore:
         with self._lock:
             generation = self._generations[spec.name]
             words = []
-            vectors = [checked_vector(spec, point.vector).copy() for point in points]  # the caller may reuse its own
+            vectors = checked_vectors(spec, points)  # a copy: the caller may reuse its own
             for point, vector in zip(points, vectors, strict=True):
                 if point.point_id in generation.points:
                     continue

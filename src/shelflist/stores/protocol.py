@@ -122,6 +122,18 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+def checked_vectors(spec: GenerationSpec, points: Sequence[Point]) -> Vector:
+    """The points' vectors as one float32 array of shape (n, dimensions), or the error of the first bad one."""
+    try:
+        rows = np.array([point.vector for point in points], dtype=np.float32)
+    except (TypeError, ValueError):
+        rows = np.empty((0, 0), np.float32)
+    whole = rows.shape == (len(points), spec.dimensions) and bool(np.isfinite(rows).all())
+    if not whole or (spec.metric == "cosine" and not rows.any(axis=1).all()):
+        rows = np.array([checked_vector(spec, point.vector) for point in points], dtype=np.float32)
+    return rows.reshape(len(points), spec.dimensions)
+
+
 def checked_vector(spec: GenerationSpec, vector: Vector) -> Vector:
     """The vector as float32 of shape (dimensions,), or DimensionMismatch / InvalidVector."""
     row = np.asarray(vector, dtype=np.float32)

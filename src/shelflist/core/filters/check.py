@@ -102,7 +102,7 @@ def _value(name: str, kind: FieldType, value: Any) -> Any:
         got = f"{type(value).__name__} {shown_value(value)}"
         raise InvalidFilter(f"Field {name!r} is list[str], got {got}. {_ADVICE[kind]}")
     try:
-        return stored_value(name, FieldType.STR if kind is FieldType.LIST else kind, value)
+        return stored_value(name, kind, [value])[0] if kind is FieldType.LIST else stored_value(name, kind, value)
     except WrongFieldType as error:
         raise InvalidFilter(f"{str(error).rstrip('.')}. {_ADVICE[kind]}") from None
 

@@ -33,7 +33,7 @@ CREATE TABLE sl_sources (
     collection_id     INTEGER NOT NULL REFERENCES sl_collections,
     tenant_id         TEXT NOT NULL,
     name              TEXT NOT NULL,
-    last_completed_at REAL,               -- the last pass that read everything
+    last_completed_at REAL,               -- the last pass that read everything and changed something, or the first
     UNIQUE (collection_id, tenant_id, name)
 );
 

@@ -1,0 +1,339 @@
+"""Streams of documents: sources and their scope of removal, plans, laziness, interruption."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from conftest import Place
+from counting import chunks, contents, counts, document, documents
+
+from shelflist import Collection, Document, Progress
+from shelflist.core.errors import InvalidInput, RemovalRefused, SourceConflict
+from shelflist.indexing.sources import KnownDigests, Source, Unchanged, Unreadable
+
+
+@dataclass
+class Listed:
+    """A source that yields what it is told."""
+
+    items: list[Document | Unchanged | Unreadable]
+    name: str = "listed"
+    asked: dict[str, bytes | None] = field(default_factory=dict)
+
+    def documents(self, known: KnownDigests) -> Iterator[Document | Unchanged | Unreadable]:
+        for item in self.items:
+            self.asked[item.document_id] = known.get(item.document_id)
+            yield item
+
+    def total(self) -> int | None:
+        return len(self.items)
+
+
+def there(collection: Collection) -> list[str]:
+    return [row["document_id"] for row in collection.documents()]
+
+
+def everything(collection: Collection) -> list[str]:
+    return contents(collection.search("x", limit=1000, mode="dense"))
+
+
+def test_a_pass_counts_documents_and_chunks(place: Place) -> None:
+    docs = place.open()
+    report = docs.sync_all(documents(5))
+    assert counts(report, "documents_added", "added", "embedded", "unchanged") == (5, 10, 10, 0)
+    changed = [*documents(4), document("d4", "d4 first", "edited"), document("d5", "new")]
+    report = docs.sync_all(changed)
+    names = ("documents_added", "documents_changed", "documents_unchanged", "added", "removed", "unchanged", "embedded")
+    assert counts(report, *names) == (1, 1, 4, 2, 1, 9, 2)
+    assert len(everything(docs)) == 11
+    assert docs.verify()["ok"]
+
+
+def test_a_second_pass_writes_nothing_at_all(directory: Place) -> None:
+    docs = directory.open()
+    docs.sync_all(documents(8), source="s", delete="missing")
+    watchers = [sqlite3.connect(file) for file in directory.databases()]
+
+    def versions() -> list[int]:
+        return [watcher.execute("PRAGMA data_version").fetchone()[0] for watcher in watchers]
+
+    before = versions()
+    report = docs.sync_all(documents(8), source="s", delete="missing")
+    assert counts(report, "documents_unchanged", "unchanged", "embedded") == (8, 16, 0)
+    assert versions() == before
+    docs.sync_all(documents(9), source="s")
+    assert versions() != before
+    for watcher in watchers:
+        watcher.close()
+
+
+class TestSources:
+    def test_a_document_of_another_source_is_refused_naming_it(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync("p", chunks("mine"), source="wiki")
+        with pytest.raises(SourceConflict, match="'wiki'"):
+            docs.sync("p", chunks("theirs"), source="blog")
+        report = docs.sync_all([document("p", "theirs"), document("q", "fine")], source="blog")
+        assert [failure.document_id for failure in report.failures] == ["p"]
+        assert "'wiki'" in report.failures[0].error
+        assert everything(docs) == ["fine", "mine"]
+        assert docs.sync("p", chunks("edited"), source="wiki").failed == 0
+
+    def test_a_deleted_document_may_come_back_from_another_source(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync("p", chunks("mine"), source="wiki")
+        docs.delete("p")
+        docs.sync("p", chunks("theirs"), source="blog")
+        assert docs.show("p")["source"] == "blog"
+
+    def test_missing_documents_of_the_same_source_go_and_no_others(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(6, "a"), source="a")
+        docs.sync_all(documents(6, "b"), source="b")
+        report = docs.sync_all(documents(4, "a"), source="a", delete="missing")
+        assert counts(report, "documents_removed", "removed", "documents_unchanged") == (2, 4, 4)
+        assert there(docs) == [*(f"a{i}" for i in range(4)), *(f"b{i}" for i in range(6))]
+        assert docs.count() == 20 and len(everything(docs)) == 20
+        assert docs.sync_all(documents(3, "a"), source="a").documents_removed == 0
+
+    def test_missing_needs_a_name_for_iterables_and_not_for_sources(self, place: Place) -> None:
+        docs = place.open()
+        with pytest.raises(InvalidInput, match="source"):
+            docs.sync_all(documents(3), delete="missing")
+        with pytest.raises(InvalidInput, match="all"):
+            docs.sync_all(documents(3), source="s", delete="all")  # type: ignore[arg-type]
+        assert there(docs) == []
+        listed = Listed([*documents(4)])
+        assert isinstance(listed, Source)
+        docs.sync_all(listed, delete="missing")
+        assert {row["source"] for row in docs.documents()} == {"listed"}
+        assert docs.sync_all(Listed([*documents(3)]), delete="missing").documents_removed == 1
+
+    def test_removal_and_return_embed_nothing_twice(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(6), source="s")
+        place.embedder.take()
+        docs.sync_all(documents(5), source="s", delete="missing")
+        docs.purge()
+        report = docs.sync_all(documents(6), source="s")
+        assert counts(report, "documents_added", "added", "embedded", "cached") == (1, 2, 0, 2)
+        assert place.embedder.take() == []
+        assert docs.verify()["ok"]
+
+    def test_unchanged_and_unreadable_count_as_present(self, place: Place) -> None:
+        docs = place.open()
+        items: list[Document] = [*documents(5), document("sub/a", "deep"), document("sub/b", "deeper")]
+        docs.sync_all(Listed([*items]))
+        report = docs.sync_all(
+            Listed(
+                [
+                    Unchanged("d0"),
+                    Unreadable("d1", "d1 is locked"),
+                    Unreadable("sub/", "sub cannot be listed", prefix=True),
+                    items[2],
+                    items[3],
+                ]
+            ),
+            delete="missing",
+        )
+        assert counts(report, "documents_removed", "documents_failed", "documents_unchanged") == (1, 2, 3)
+        assert [failure.error for failure in report.failures] == ["d1 is locked", "sub cannot be listed"]
+        assert there(docs) == ["d0", "d1", "d2", "d3", "sub/a", "sub/b"]
+
+    def test_a_failed_document_is_not_removed(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(6), source="s")
+        place.embedder.failing = {"bad"}
+        broken = [*documents(4), document("d4", "bad"), document("d5", "  ")]
+        report = docs.sync_all(broken, source="s", delete="missing")
+        assert counts(report, "documents_failed", "documents_removed", "failed") == (2, 0, 2)
+        assert len(everything(docs)) == 12
+
+    def test_known_digests_reach_the_source(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(Listed([Document("p", chunks("text"), source_digest=b"raw 1"), document("q", "other")]))
+        listed = Listed([Unchanged("p"), document("q", "other"), document("new", "n")])
+        docs.sync_all(listed)
+        assert listed.asked == {"p": b"raw 1", "q": None, "new": None}
+        docs.sync_all(Listed([Document("p", chunks("text"), source_digest=b"raw 2")]))
+        listed = Listed([Unchanged("p")])
+        docs.sync_all(listed)
+        assert listed.asked == {"p": b"raw 2"}
+        docs.mark_stale("p")
+        listed = Listed([Document("p", chunks("text"), source_digest=b"raw 2")])
+        docs.sync_all(listed)
+        assert listed.asked == {"p": None}, "a marked document has to be read again"
+        assert contents(docs.search("text", mode="keyword")) == ["text"]
+
+    @pytest.mark.parametrize("same", [True, False])
+    @pytest.mark.parametrize("known", [True, False])
+    def test_a_document_id_twice_in_one_pass_is_named(self, place: Place, same: bool, known: bool) -> None:
+        docs = place.open()
+        if known:
+            docs.sync_all([document("p", "first"), document("q", "other")])
+        twice = [document("p", "first"), document("q", "other"), document("p", "first" if same else "second")]
+        report = docs.sync_all(twice)
+        assert [failure.document_id for failure in report.failures] == ["p"]
+        assert "twice" in report.failures[0].error
+        assert everything(docs) == ["first", "other"]
+        assert docs.sync_all(twice[:2]).failed == 0
+
+
+class TestRefusal:
+    def test_more_than_a_third_is_refused_and_said(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(9), source="s")
+        with pytest.raises(RemovalRefused, match="4 of 9"):
+            docs.sync_all([*documents(5), document("new", "kept all the same")], source="s", delete="missing")
+        assert len(there(docs)) == 10, "what was added is kept, nothing was deleted"
+        report = docs.sync_all(documents(5), source="s", delete="missing", allow_removal=True)
+        assert report.documents_removed == 5
+        assert len(there(docs)) == 5
+
+    def test_a_third_is_not_more_than_a_third(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(9), source="s")
+        assert docs.sync_all(documents(6), source="s", delete="missing").documents_removed == 3
+
+    def test_the_share_is_of_the_whole_collection(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(4, "a"), source="a")
+        docs.sync_all(documents(20, "b"), source="b")
+        assert docs.sync_all([document("a0", "a0 first", "a0 second")], source="a", delete="missing").documents_removed == 3
+
+    def test_an_empty_stream_is_refused(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(3), source="s")
+        with pytest.raises(RemovalRefused):
+            docs.sync_all([], source="s", delete="missing")
+        assert len(there(docs)) == 3
+
+    def test_a_plan_refuses_too(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(9), source="s")
+        with pytest.raises(RemovalRefused):
+            docs.plan(documents(2), source="s", delete="missing")
+        assert docs.plan(documents(2), source="s", delete="missing", allow_removal=True).documents_removed == 7
+        assert len(there(docs)) == 9
+
+
+class TestPlan:
+    NAMES = (
+        "added",
+        "metadata_only",
+        "moved",
+        "removed",
+        "unchanged",
+        "embedded",
+        "cached",
+        "documents_added",
+        "documents_changed",
+        "documents_unchanged",
+        "documents_removed",
+        "documents_superseded",
+        "documents_failed",
+        "failed",
+    )
+
+    def test_the_plan_of_a_mixed_pass_is_what_happens(self, place: Place) -> None:
+        docs = place.open(fields={"n": int})
+        docs.sync_all(documents(9), source="s")
+        docs.sync("old", chunks("old text", "older"), source="s")
+        docs.sync("else", chunks("not ours"), source="t")
+        docs.sync("fenced", chunks("fenced"), source="s", revision=7)
+        docs.delete("d8")
+        docs.sync_all([document("x", "d0 first")], source="u")
+        stream = [
+            *documents(3),
+            document("d3", "d3 second", "d3 first"),
+            document("d4", "d4 first"),
+            document("d5", "d5 first", "d5 second", "d5 third", "d5 third"),
+            document("else", "conflict"),
+            Document("fenced", chunks("late"), revision=6),
+            document("d8", "d8 first", "d8 second"),
+            document("n1", "new text", "shared"),
+            document("n2", "shared", " "),
+            document("n3", "shared", "d0 first"),
+            document("n1", "twice"),
+        ]
+        before = docs.status()
+        plan = docs.plan(stream, source="s", delete="missing")
+        after = docs.status()
+        assert {**before, "store": 0} == {**after, "store": 0}
+        place.embedder.take()
+        done = docs.sync_all(stream, source="s", delete="missing")
+        assert {name: getattr(plan, name) for name in self.NAMES} == {name: getattr(done, name) for name in self.NAMES}
+        assert sorted(place.embedder.take()) == ["d5 third", "new text", "shared"]
+        assert (plan.tokens, plan.documents_failed, plan.documents_removed) == (5, 3, 3)
+
+    def test_a_plan_writes_nothing(self, directory: Place) -> None:
+        docs = directory.open()
+        docs.sync_all(documents(3), source="s")
+        watchers = [sqlite3.connect(file) for file in directory.databases()]
+        before = [watcher.execute("PRAGMA data_version").fetchone() for watcher in watchers]
+        directory.embedder.take()
+        assert docs.plan(documents(5), source="a new source").documents_failed == 3
+        assert docs.plan(documents(5), source="s").embedded == 4
+        assert [watcher.execute("PRAGMA data_version").fetchone() for watcher in watchers] == before
+        assert directory.embedder.take() == []
+        for watcher in watchers:
+            watcher.close()
+
+
+class TestStream:
+    def test_a_generator_is_read_as_it_is_written(self, place: Place) -> None:
+        docs = place.open()
+        durable: list[int] = []
+
+        def stream() -> Iterator[Document]:
+            for i in range(2100):
+                if i % 500 == 0:
+                    durable.append(docs.count())
+                yield document(f"d{i}", f"text {i}")
+
+        docs.sync_all(stream())
+        assert durable[0] == 0
+        assert 0 < durable[-1] < 2100 or durable[2] > 0, "a long stream is written before it ends"
+        assert docs.count() == 2100
+
+    def test_an_interrupted_pass_keeps_what_it_wrote_and_goes_on(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(3, "old"), source="s")
+
+        def stream(*, stop: bool) -> Iterator[Document]:
+            for i in range(2500):
+                if stop and i == 2200:
+                    raise KeyboardInterrupt
+                yield document(f"d{i:04}", f"text {i}")
+
+        with pytest.raises(KeyboardInterrupt):
+            docs.sync_all(stream(stop=True), source="s", delete="missing")
+        kept = docs.count()
+        assert kept >= 1006, "acknowledged batches are kept"
+        assert there(docs)[-3:] == ["old0", "old1", "old2"], "an incomplete pass removes nothing"
+        assert docs.verify()["ok"]
+        before = len(set(place.embedder.texts))
+        assert len(place.embedder.texts) == before
+        report = docs.sync_all(stream(stop=False), source="s", delete="missing")
+        assert report.documents_unchanged == kept - 6
+        assert len(place.embedder.texts) == len(set(place.embedder.texts)) == 2506
+        assert docs.count() == 2500
+
+    def test_progress_counts_up_to_the_total(self, place: Place) -> None:
+        steps: list[Progress] = []
+        place.open().sync_all(Listed([*documents(7)]), progress=steps.append)
+        assert (steps[-1].done, steps[-1].total, steps[-1].unit) == (7, 7, "documents")
+
+    def test_an_error_of_the_stream_is_raised_as_it_is(self, place: Place) -> None:
+        def stream() -> Iterator[Document]:
+            yield document("a", "text")
+            raise OSError("the disk went away")
+
+        docs = place.open()
+        docs.sync_all([document("z", "old")], source="s")
+        with pytest.raises(OSError, match="went away"):
+            docs.sync_all(stream(), source="s", delete="missing")
+        assert "z" in there(docs)
