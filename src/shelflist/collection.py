@@ -38,7 +38,7 @@ from shelflist.core.types import (
 from shelflist.embedders.protocol import Embedder
 from shelflist.indexing.maintenance import Maintenance
 from shelflist.indexing.plan import usable_vector
-from shelflist.indexing.sources import Source
+from shelflist.indexing.protocol import Source
 from shelflist.indexing.sync import Sync, checked_document_id, removal
 from shelflist.ledger.documents import DocumentRecord
 from shelflist.opening import UNSET, Opened, Unset, Wanted, collection_names, open_parts

@@ -200,10 +200,10 @@ def _open_store(place: StoreUrl, busy_timeout: float) -> Store:
 
 def _ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float) -> Any:
     if ledger is not None:
-        scheme, _, path = ledger.partition(":")
-        if scheme != "sqlite" or not path:
-            raise ConfigError(f"The ledger {scheme + ':…'!r} is not known. Use sqlite:FILE.")
-        file = Path(path)
+        where = parse_url(ledger)
+        if where.scheme != "sqlite":
+            raise ConfigError(f"The ledger {where} is not known. Use sqlite:FILE.")
+        file = Path(where.path)
         file.parent.mkdir(parents=True, exist_ok=True)
         return SqliteDatabase(file, busy_timeout=busy_timeout)
     if store.database is not None:

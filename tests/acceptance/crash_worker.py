@@ -31,7 +31,7 @@ COLLECTION = "crash"
 SOURCE = "pages"
 FIELDS = {"page": str, "n": int}
 NAMES = [f"page-{number:02}" for number in range(12)]
-WORDS = "amber birch cedar delta ember fjord grove heath islet jetty knoll ledge marsh north orbit plain quartz ridge".split()
+WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "ledge", "marsh", "north", "orbit", "plain", "quartz", "ridge"]
 DIMENSIONS = 24
 
 Piece = tuple[str, int]

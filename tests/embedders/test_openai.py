@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shelflist.core.errors import ConfigError, EmbedderError, Transient
+from shelflist.core.errors import ConfigError, EmbedderError, EmbedderUnavailable, Transient
 from shelflist.embedders import Embedder, resolve_embedder
 
 pytest.importorskip("httpx", reason="the extra 'openai' (httpx) is not installed")
-from shelflist.embedders.openai import OPENAI_URL, EmbedderUnavailable, OpenAIEmbedder, _retry_after
+from shelflist.embedders.openai import OPENAI_URL, OpenAIEmbedder, _retry_after
 
 KEY = "sk-secretsecret1234567890"
 QUERY = "Represent this sentence for searching relevant passages: "

@@ -18,7 +18,7 @@ import pytest
 
 from shelflist.core.errors import InvalidInput, MissingDependency, UnreadableSource
 from shelflist.core.types import Chunk, Document
-from shelflist.indexing.sources import Source
+from shelflist.indexing.protocol import Source
 from shelflist.indexing.tabular import Jsonl, Parquet
 
 

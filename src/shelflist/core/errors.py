@@ -7,7 +7,7 @@
     ├── FieldError             UnknownField  WrongFieldType
     ├── FilterError            InvalidFilter  FilterTooBroad
     ├── Unsupported            UnsupportedIndex  UnsupportedFilter  UnsupportedOperation
-    ├── EmbedderError          EmbedderMismatch
+    ├── EmbedderError          EmbedderMismatch  EmbedderUnavailable
     ├── TenantRequired  TenantForbidden
     ├── SourceConflict  RemovalRefused
     ├── StoreError             StoreUnavailable  StoreReadOnly  StoreFull  StoreDamaged  CacheDamaged
@@ -141,6 +141,10 @@ class EmbedderError(ShelflistError):
 
 class EmbedderMismatch(EmbedderError):
     """Two vector spaces would be mixed; both fingerprints are named."""
+
+
+class EmbedderUnavailable(EmbedderError, Transient):
+    """The endpoint did not answer, or asks to wait; every retry was used."""
 
 
 class TenantRequired(ShelflistError):

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from shelflist.core.errors import ConfigError, EmbedderError, MissingDependency, Transient
+from shelflist.core.errors import ConfigError, EmbedderError, EmbedderUnavailable, MissingDependency
 from shelflist.core.log import log
 from shelflist.core.types import Vector
 from shelflist.embedders.defaults import checked_vectors, estimated_tokens
@@ -29,10 +29,6 @@ _TOO_MANY_TEXTS = frozenset({413, 422})
 _LONGEST_WAIT = 60.0
 _BYTES_A_REQUEST = 400_000
 _LIMITS = {"text-embedding-3-small": 8191, "text-embedding-3-large": 8191, "text-embedding-ada-002": 8191}
-
-
-class EmbedderUnavailable(EmbedderError, Transient):
-    """The endpoint did not answer after every retry: the same request may succeed later."""
 
 
 class _TooManyTexts(Exception):

@@ -12,7 +12,8 @@ import orjson
 
 from shelflist.core.errors import InvalidInput, UnreadableSource
 from shelflist.core.types import Chunk, Document, Vector
-from shelflist.indexing.sources import NOTHING_KNOWN, Item, KnownDigests, absolute_path, source_name
+from shelflist.indexing.protocol import NOTHING_KNOWN, Item, KnownDigests
+from shelflist.indexing.sources import absolute_path, source_name
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "document_id": ("document_id",),
@@ -104,7 +105,7 @@ class Table:
         if not first:
             raise UnreadableSource(
                 f"{self.path} holds no {self.unit}s. Check the path; "
-                "to remove everything on purpose use: shelflist delete"
+                "to remove everything on purpose use: shelflist drop"
             )
         self._checked = (state, len(first))
         return len(first)

@@ -1,8 +1,4 @@
-"""Where documents come from: what a source is, and the folders and files of this machine.
-
-A source tells apart what is there and changed (`Document`), there and known (`Unchanged`), and there but not readable
-(`Unreadable`): only what is in none of the three may ever be removed.
-"""
+"""The folders and files of this machine as sources of documents."""
 
 from __future__ import annotations
 
@@ -10,68 +6,17 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from shelflist.core.errors import UnreadableSource
 from shelflist.core.types import Document
 from shelflist.indexing.chunking import Chunker
+from shelflist.indexing.protocol import NOTHING_KNOWN, Item, KnownDigests, Source, Unchanged, Unreadable
 from shelflist.indexing.walking import SUFFIXES, Entry, format_of, matches, walk
 
 MAX_FILE_BYTES = 50_000_000
 """Largest document file that is read. A larger one is data, not a document."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unchanged:
-    """A document whose source bytes are those of the last sync."""
-
-    document_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A document that is there and cannot be read: it counts as present. `error` says why and what to do.
-
-    With `prefix=True`, `document_id` is how the ids of all that may be there begin (below an unlistable folder).
-    """
-
-    document_id: str
-    error: str
-    prefix: bool = False
-
-
-Item = Document | Unchanged | Unreadable
-
-
-class KnownDigests(Protocol):
-    """The source digest of each document of the last sync; any mapping will do."""
-
-    def get(self, document_id: str, /) -> bytes | None: ...
-
-
-NOTHING_KNOWN: KnownDigests = MappingProxyType[str, bytes]({})
-"""For a first pass."""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """A named stream of documents. One pass yields every document that the source has, each once."""
-
-    @property
-    def name(self) -> str:
-        """Documents belong to the source of this name: another name never removes them."""
-        ...
-
-    def documents(self, known: KnownDigests) -> Iterator[Item]:
-        """One pass. Raises UnreadableSource where the source as a whole cannot be read."""
-        ...
-
-    def total(self) -> int | None:
-        """Number of documents of a pass, for progress; None: not known."""
-        ...
 
 
 class Folder:
@@ -116,7 +61,7 @@ class Folder:
             raise UnreadableSource(
                 f"Folder {self.path} holds no document ({', '.join(sorted(SUFFIXES)[:8])}, …"
                 f"{'; include and exclude leave none' if self.include or self.exclude else ''}). "
-                "Check the path; to remove everything on purpose use: shelflist delete"
+                "Check the path; to remove everything on purpose use: shelflist drop"
             )
         if first.is_folder and not first.relative:
             raise UnreadableSource(str(first.error))

@@ -29,7 +29,7 @@ from shelflist.embedders.protocol import Embedder
 from shelflist.indexing.embedding import VectorSource
 from shelflist.indexing.identity import document_digest
 from shelflist.indexing.plan import PlannedDocument, plan_document
-from shelflist.indexing.sources import Source, Unchanged, Unreadable
+from shelflist.indexing.protocol import Source, Unchanged, Unreadable
 from shelflist.indexing.write import Writer, count_changes
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.documents import DocumentRecord
@@ -345,7 +345,7 @@ class Sync:
     def _conflict(self, record: DocumentRecord) -> SourceConflict:
         return SourceConflict(
             f"The document {record.document_id!r} belongs to the source {record.source!r}, not to {self._source!r}. "
-            f"Use source={record.source!r}, delete it there first, or give it another id (--prefix)."
+            f"Use source={record.source!r} (--source {record.source}), delete it there first, or give it another id (--prefix)."
         )
 
     def _has_changed(self) -> bool:
