@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,25 +72,36 @@ def place_of(kind: str, folder: Path) -> Place:
     return Place(f"file:{folder / 'index'}", ledger, folder / "index")
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder, in memory where the system has such a place: these tests would mostly wait for the disk."""
+    quick = Path("/dev/shm")
+    if not os.access(quick, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="shelflist-", dir=quick) as name:
+        yield Path(name)
+
+
 @pytest.fixture(params=["memory", "file", "apart"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
     """Every arrangement of store and ledger."""
-    found = place_of(request.param, tmp_path)
+    found = place_of(request.param, folder)
     yield found
     found.close()
 
 
 @pytest.fixture(params=["file", "apart"])
-def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def directory(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
     """The arrangements that outlive a process."""
-    found = place_of(request.param, tmp_path)
+    found = place_of(request.param, folder)
     yield found
     found.close()
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Place]:
+def alone(folder: Path) -> Iterator[Place]:
     """One directory, for what does not depend on the arrangement."""
-    found = place_of("file", tmp_path)
+    found = place_of("file", folder)
     yield found
     found.close()

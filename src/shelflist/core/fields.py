@@ -20,7 +20,7 @@ MAX_INT = 2**53
 
 _MAX_NESTING = 100
 """Deepest accepted undeclared value: JSON readers give up between 200 and 1,000."""
-_JSON_INTS = range(-(2**63), 2**64)
+_MIN_JSON_INT, _MAX_JSON_INT = -(2**63), 2**64 - 1
 
 _RESERVED = frozenset({"tenant_id", "document_id", "index_status", "chunk_id", "content", "section", "embedding"})
 
@@ -252,7 +252,7 @@ def _plain(name: str, value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        if value not in _JSON_INTS:
+        if not _MIN_JSON_INT <= value <= _MAX_JSON_INT:
             raise WrongFieldType(f"Metadata {name!r} is an int beyond 64 bits. Convert it to text first.")
         return int(value)
     if isinstance(value, str):

@@ -1,0 +1,158 @@
+"""Tenants: nothing without one, nothing of another, on every leg and every surface."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import Place
+from counting import chunks, contents, document, unit
+
+from shelflist import Chunk, Collection, Document
+from shelflist.core.errors import InvalidInput, TenantForbidden, TenantRequired
+
+CALLS: dict[str, Callable[[Collection], Any]] = {
+    "sync": lambda c: c.sync("p", chunks("text")),
+    "sync_all": lambda c: c.sync_all([document("p", "text")]),
+    "plan": lambda c: c.plan([document("p", "text")]),
+    "search text": lambda c: c.search("text"),
+    "search vector": lambda c: c.search(unit("text")),
+    "search keyword": lambda c: c.search("text", mode="keyword"),
+    "search_many": lambda c: c.search_many(["text"]),
+    "count": lambda c: c.count(),
+    "show": lambda c: c.show("p"),
+    "why": lambda c: c.why("p", "text"),
+    "delete": lambda c: c.delete("p"),
+    "mark_stale": lambda c: c.mark_stale("p"),
+}
+
+
+@pytest.fixture
+def saas(place: Place) -> Collection:
+    return place.open(tenancy="required", fields={"n": int})
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_without_a_tenant_nothing_is_done(saas: Collection, name: str) -> None:
+    acme = saas.tenant("acme")
+    acme.sync("p", chunks("text"))
+    with pytest.raises(TenantRequired):
+        CALLS[name](saas)
+    assert contents(acme.search("text")) == ["text"]
+    if name not in ("delete", "mark_stale"):
+        CALLS[name](acme)
+
+
+@pytest.mark.parametrize("tenant", ["", None, 7, b"acme"])
+def test_a_tenant_is_a_non_empty_str(saas: Collection, tenant: Any) -> None:
+    with pytest.raises(TenantRequired):
+        saas.tenant(tenant)
+    if tenant == "":
+        with pytest.raises(TenantRequired):
+            saas.sync_all([document("p", "text", tenant="")])
+    assert saas.documents() == []
+
+
+def test_a_collection_without_tenants_takes_none(place: Place) -> None:
+    docs = place.open()
+    with pytest.raises(TenantForbidden, match="acme|no tenants"):
+        docs.tenant("acme")
+    with pytest.raises(TenantForbidden, match="acme"):
+        docs.sync_all([document("p", "text", tenant="acme")])
+    assert docs.documents() == []
+
+
+def test_a_tenant_sees_its_own_on_every_leg(saas: Collection) -> None:
+    acme, umbrella = saas.tenant("acme"), saas.tenant("umbrella")
+    acme.sync("p", [Chunk("shared words of acme", {"n": 1}), Chunk("same text", {"n": 2})])
+    umbrella.sync("p", [Chunk("shared words of umbrella", {"n": 1}), Chunk("same text", {"n": 3})])
+    for one, own in ((acme, "acme"), (umbrella, "umbrella")):
+        for mode in ("dense", "keyword", "hybrid"):
+            hits = one.search("shared words same text acme umbrella", limit=100, mode=mode)
+            assert contents(hits) == ["same text", f"shared words of {own}"]
+            assert {hit.tenant for hit in hits} == {own}
+        assert contents(one.search(unit("shared words of acme"), limit=100)) == ["same text", f"shared words of {own}"]
+        assert (one.count(), one.count("n == 1"), len(one.documents())) == (2, 1, 1)
+        assert one.status()["documents"] == 1
+        assert one.status()["chunks"]["indexed"] == 2
+    assert acme.count("n == 3") == 0 and umbrella.count("n == 3") == 1
+    assert [c["content"] for c in acme.show("p")["chunks"]] == ["shared words of acme", "same text"]
+    assert {c["content"] for c in umbrella.why("p", "words")["chunks"]} == {"shared words of umbrella", "same text"}
+
+
+def test_the_same_document_of_two_tenants_has_two_names_and_two_lives(saas: Collection) -> None:
+    acme, umbrella = saas.tenant("acme"), saas.tenant("umbrella")
+    acme.sync("p", chunks("same text"))
+    umbrella.sync("p", chunks("same text"))
+    names = {one.show("p")["chunks"][0]["chunk_id"] for one in (acme, umbrella)}
+    assert len(names) == 2
+    assert acme.delete("p") == 1
+    assert acme.count() == 0 and umbrella.count() == 1
+    umbrella.mark_stale("p")
+    assert acme.sync("p", chunks("same text")).documents_added == 1
+    assert acme.count() == 1 and umbrella.count() == 0
+    with pytest.raises(InvalidInput):
+        acme.delete("")
+
+
+def test_each_tenant_gets_min_of_k_and_matches(saas: Collection) -> None:
+    chance = random.Random(5)
+    owned: dict[str, int] = {"tiny": 2, "small": 11, "large": 150}
+    rows = [(tenant, i) for tenant, size in owned.items() for i in range(size)]
+    chance.shuffle(rows)
+    saas.sync_all(
+        Document(f"d{i}", [Chunk(f"river {tenant} {i}", {"n": i % 4})], tenant=tenant) for tenant, i in rows
+    )
+    for tenant, size in owned.items():
+        bound = saas.tenant(tenant)
+        assert bound.count() == size
+        for limit in (1, 10, 500):
+            for mode in ("dense", "keyword", "hybrid"):
+                hits = bound.search("river", limit=limit, mode=mode)
+                assert len(hits) == min(limit, size)
+                assert {hit.tenant for hit in hits} == {tenant}
+                matching = sum(i % 4 == 1 for i in range(size))
+                assert len(bound.search("river", limit=limit, mode=mode, where="n == 1")) == min(limit, matching)
+    assert list(saas.tenant("nobody").search("river")) == []
+    assert saas.verify()["ok"]
+
+
+def test_a_bound_collection_refuses_another_tenants_document(saas: Collection) -> None:
+    acme = saas.tenant("acme")
+    try:
+        acme.sync_all([document("p", "text", tenant="umbrella")])
+    except TenantForbidden as error:
+        assert "umbrella" in str(error)
+        assert saas.tenant("umbrella").count() == 0
+    else:
+        pytest.fail("a document of another tenant went through acme")
+    assert acme.sync_all([document("p", "text", tenant="acme"), document("q", "text")]).documents_added == 2
+
+
+def test_removal_stays_inside_one_tenant(saas: Collection) -> None:
+    acme, umbrella = saas.tenant("acme"), saas.tenant("umbrella")
+    for one in (acme, umbrella):
+        one.sync_all([document(f"d{i}", f"text {i}") for i in range(4)], source="s")
+    report = acme.sync_all([document(f"d{i}", f"text {i}") for i in range(2)], source="s", delete="missing")
+    assert report.documents_removed == 2
+    assert (acme.count(), umbrella.count()) == (2, 4)
+    mixed = [document("d0", "text 0", tenant="acme"), document("d0", "text 0", tenant="umbrella")]
+    saas.sync_all(mixed, source="s", delete="missing", allow_removal=True)
+    assert (acme.count(), umbrella.count()) == (1, 1)
+
+
+def test_sources_are_per_tenant(saas: Collection) -> None:
+    saas.tenant("acme").sync("p", chunks("a"), source="wiki")
+    saas.tenant("umbrella").sync("p", chunks("b"), source="blog")
+    assert saas.tenant("umbrella").show("p")["source"] == "blog"
+
+
+def test_a_tenant_with_a_strange_name_is_its_own(saas: Collection) -> None:
+    names = ["a", "A", "a ", "a'b", "ä", "a\0b", "%"]
+    for name in names:
+        saas.tenant(name).sync("p", chunks(f"of {name!r}"))
+    for name in names:
+        for mode in ("dense", "keyword", "hybrid"):
+            assert contents(saas.tenant(name).search("of", limit=100, mode=mode)) == [f"of {name!r}"]
