@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from shelflist.core.errors import LedgerBusy, ShelflistError, StoreDamaged, StoreError, StoreFull, StoreReadOnly
 
@@ -35,6 +36,10 @@ class SqliteTransaction:
         return self._connection.executemany(sql, rows)
 
 
+class _Connection(sqlite3.Connection):
+    """Only to be weakly referenced: a connection goes with the thread that used it."""
+
+
 class SqliteDatabase:
     """A SQLite file, or with `path=None` a private database in memory."""
 
@@ -45,7 +50,7 @@ class SqliteDatabase:
         self._local = threading.local()
         self._pid = os.getpid()
         self._write_lock = threading.RLock()
-        self._opened: list[sqlite3.Connection] = []
+        self._opened: WeakSet[sqlite3.Connection] = WeakSet()
         self._memory: sqlite3.Connection | None = None
         if path is None:
             self._memory = self._connect()
@@ -95,7 +100,7 @@ class SqliteDatabase:
 
     def close(self) -> None:
         if self._pid == os.getpid():
-            for connection in self._opened:
+            for connection in list(self._opened):
                 connection.close()
         self._opened.clear()
         self._local = threading.local()
@@ -117,8 +122,8 @@ class SqliteDatabase:
                 self._pid = os.getpid()
                 return
             self._pid = os.getpid()
-            self._abandoned = self._opened  # kept alive: closing them here would drop the parent's locks
-            self._opened = []
+            self._abandoned = list(self._opened)  # kept alive: closing them here would drop the parent's locks
+            self._opened = WeakSet()
             self._local = threading.local()
             self._write_lock = threading.RLock()
 
@@ -131,18 +136,23 @@ class SqliteDatabase:
         return connection
 
     def _connect(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection
         with self._mapped_errors():
             if self.path is None:
-                connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                connection = sqlite3.connect(
+                    ":memory:", isolation_level=None, check_same_thread=False, factory=_Connection
+                )
             elif os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
-                connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
+                connection = sqlite3.connect(
+                    self.path, isolation_level=None, check_same_thread=False, timeout=1.0, factory=_Connection
+                )
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
             else:
                 connection = self._connect_read_only(self.path)
             connection.execute("PRAGMA cache_size = -65536")
             connection.execute("PRAGMA temp_store = MEMORY")
-            self._opened.append(connection)
+            self._opened.add(connection)
             return connection
 
     def _connect_read_only(self, path: Path) -> sqlite3.Connection:
@@ -151,7 +161,11 @@ class SqliteDatabase:
         log = path.with_name(path.name + "-wal")
         immutable = "&immutable=1" if not log.exists() or log.stat().st_size == 0 else ""
         return sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode=ro{immutable}", uri=True, isolation_level=None, check_same_thread=False
+            f"{path.resolve().as_uri()}?mode=ro{immutable}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Connection,
         )
 
     def _begin_immediate(self, connection: sqlite3.Connection) -> None:
