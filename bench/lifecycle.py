@@ -37,12 +37,12 @@ class CountingEmbedder(StaticEmbedder):
 
     def __init__(self, pause: float = 0.0) -> None:
         super().__init__()
-        self._pause = pause
+        self.pause = pause
         self.texts: list[str] = []
 
     def embed_documents(self, texts: Sequence[str]) -> Vector:
         self.texts += texts
-        time.sleep(self._pause)
+        time.sleep(self.pause)
         return super().embed_documents(texts)
 
 
@@ -112,12 +112,13 @@ def change(
 
     url = f"file:{directory}/index"
     touched = sorted(one for one in set(old) | set(new) if old.get(one) != new.get(one))
-    embedder = CountingEmbedder(pause)
+    embedder = CountingEmbedder()
     with shelflist.open(url, COLLECTION, embedder=embedder, fields={"page": str}) as collection:
         started = time.perf_counter()
         collection.sync_all(documents_of(old, old), source=SOURCE, delete="missing")
         first_seconds = time.perf_counter() - started
         embedder.texts.clear()
+        embedder.pause = pause
 
         context = multiprocessing.get_context("spawn")
         stop, ready, results = context.Event(), context.Event(), context.Queue()
@@ -129,6 +130,7 @@ def change(
         synced = collection.sync_all(documents_of(new, new, frozenset(touched)), source=SOURCE, delete="missing")
         change_seconds = time.perf_counter() - started
         embedded_texts = list(embedder.texts)
+        embedder.pause = 0.0
         time.sleep(0.2)
         stop.set()
         seen: Watch = results.get(timeout=60)

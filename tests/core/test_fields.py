@@ -19,7 +19,7 @@ from shelflist.core.errors import ConfigError, UnknownField, WrongFieldType
 from shelflist.core.fields import Fields, FieldType, field_type, from_microseconds, microseconds
 
 FIELDS = Fields({"title": str, "year": int, "price": float, "public": bool, "updated": datetime, "tags": list[str]})
-EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 class Kind(str, enum.Enum):  # noqa: UP042  # the old way, whose str() is the name

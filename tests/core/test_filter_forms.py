@@ -71,6 +71,8 @@ TABLE: list[Row] = [
     (F("year") <= 10, {"year": {"$lte": 10}}, "10 >= year", {"year": 10}, {"year": 11}),
     (F("year") > 10, {"year": {"$gt": 10}}, "10 < year", {"year": 11}, {"year": 10}),
     (F("year") >= 10, {"year": {"$gte": 10}}, "year >= 10", {"year": 10}, {"year": 9}),
+    (F("year") >= 10, {"year": {"$gte": 10}}, "10 <= year", {"year": 10}, {"year": 9}),
+    (F("year") != 10, {"year": {"$ne": 10}}, "10 != year", {}, {"year": 10}),
     (F("year") == 2**53, {"year": 2**53}, "year == 9007199254740992", {"year": 2**53}, {"year": 2**53 - 1}),
     (F("year").is_in(range(3)), {"year": {"$in": [0, 1, 2]}}, "year in (2, 1, 0)", {"year": 0}, {"year": 3}),
     (F("year").not_in([1, 2]), {"year": {"$nin": [1, 2]}}, "not year in (1, 2)", {"year": 3}, {"year": 2}),

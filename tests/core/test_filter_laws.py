@@ -29,7 +29,7 @@ from shelflist.testing.strategies import OPERATORS, comparisons, filters, metada
 
 FIELDS = Fields({"title": str, "year": int, "price": float, "public": bool, "updated": datetime, "tags": list[str]})
 LAW = settings(
-    max_examples=150,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,

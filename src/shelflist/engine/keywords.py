@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,9 @@ _MAX_TERMS = 1024
 _SMALL_BATCH = 2_000
 _HEAP_SMALL = 15_000_000
 _HEAP_LARGE = 200_000_000
+_SEGMENT_PARTS = ("fast", "fieldnorm", "idx", "pos", "store", "term")
+_FOOTER_MAGIC = 1337
+_BLOCK = 1 << 20
 
 
 class KeywordIndexDamaged(Exception):
@@ -57,6 +62,7 @@ class KeywordIndex:
 
         self.path = path
         self._schema = _schema()
+        self._sound: set[str] = set()
         with _damage_named(path):
             if path is None:
                 self._index = tantivy.Index(self._schema)
@@ -66,23 +72,50 @@ class KeywordIndex:
                     path.mkdir(parents=True)
                 elif not tantivy.Index.exists(str(path)):
                     raise KeywordIndexDamaged(f"{path} holds no keyword index")
+                else:
+                    self._check()
                 self._index = tantivy.Index(self._schema, path=str(path), reuse=True)
             self._analyzer = _analyzer()
             self._index.register_tokenizer(_ANALYZER, self._analyzer)
             self._index.config_reader("manual")
             self._searcher = self._index.searcher()
+            self._check()
 
     def reload(self) -> None:
         """See everything committed until now, by any process."""
         with _damage_named(self.path):
+            self._check()
             self._index.reload()
             self._searcher = self._index.searcher()
+            self._check()
+
+    def check(self) -> None:
+        """Read every file of the index again; raise KeywordIndexDamaged unless all of it is as it was written."""
+        self._sound.clear()
+        with _damage_named(self.path):
+            self._check()
+
+    def _check(self) -> None:
+        # tantivy writes a checksum into every segment file and never reads it: what a bad disk does to a file would
+        # come out as a panic, or as other answers. A segment is never changed, so each is looked at once.
+        while self.path is not None:
+            meta = _Meta.read(self.path)
+            try:
+                for name in meta.files:
+                    if name not in self._sound:
+                        if not _is_sound(self.path / name):
+                            raise KeywordIndexDamaged(f"{self.path / name} is not what was written")
+                        self._sound.add(name)
+                return
+            except FileNotFoundError:
+                if _Meta.read(self.path) == meta:  # else another process has merged segments meanwhile
+                    raise
 
     def require(self, stamp: int) -> None:
         """Raise KeywordIndexDamaged unless the files hold the write with this stamp: an old copy put back does not."""
         if self.path is not None:
             with _damage_named(self.path):
-                found = json.loads((self.path / "meta.json").read_text())["opstamp"]
+                found = _Meta.read(self.path).opstamp
             if found < stamp:
                 raise KeywordIndexDamaged(f"{self.path} is older than its rows")
 
@@ -159,10 +192,59 @@ class KeywordIndex:
                 own = tantivy.Query.boost_query(tantivy.Query.const_score_query(own, 1.0), 0.0)
                 wanted = tantivy.Query.boolean_query([(tantivy.Occur.Must, own), (tantivy.Occur.Must, wanted)])
             hits = searcher.search(wanted, limit, count=False).hits
-            rows = np.array(searcher.fast_field_values("row", [address for _, address in hits]), dtype=np.int64)
+            numbers = searcher.fast_field_values("row", [address for _, address in hits])
+            if None in numbers:
+                raise KeywordIndexDamaged(f"{self.path} holds documents without a row")
+            rows = np.array(numbers, dtype=np.int64)
             scores = np.array([value for value, _ in hits], dtype=np.float32)
         order = np.lexsort((rows, -scores))
         return KeywordHits(rows[order], scores[order], exhausted=len(hits) < limit or limit == searcher.num_docs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Meta:
+    """What tantivy's meta.json says: the stamp of the last commit, and the files that it stands on."""
+
+    opstamp: int
+    files: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> _Meta:
+        try:
+            meta = json.loads((path / "meta.json").read_bytes())
+            files: list[str] = []
+            for segment in meta["segments"]:
+                stem = segment["segment_id"].replace("-", "")
+                files += [f"{stem}.{part}" for part in _SEGMENT_PARTS]
+                if segment["deletes"] is not None:
+                    files.append(f"{stem}.{segment['deletes']['opstamp']}.del")
+            return cls(int(meta["opstamp"]), tuple(files))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise KeywordIndexDamaged(f"{path / 'meta.json'}: {error}") from error
+
+
+def _is_sound(file: Path) -> bool:
+    """Whether a segment file has the CRC-32 that its footer names: JSON, the JSON's length, a magic number."""
+    with file.open("rb") as stream:
+        size = stream.seek(0, 2)
+        if size < 8:
+            return False
+        stream.seek(size - 8)
+        length, magic = struct.unpack("<II", stream.read(8))
+        left = size - 8 - length
+        if magic != _FOOTER_MAGIC or left < 0:
+            return False
+        stream.seek(left)
+        wanted = json.loads(stream.read(length)).get("crc")
+        stream.seek(0)
+        found = 0
+        while left > 0:
+            block = stream.read(min(left, _BLOCK))
+            if not block:
+                return False
+            found = zlib.crc32(block, found)
+            left -= len(block)
+    return bool(wanted == found)
 
 
 def _schema() -> tantivy.Schema:

@@ -10,6 +10,7 @@ import numpy as np
 
 from shelflist.core.types import Point, SyncReport, Vector
 from shelflist.indexing.embedding import VectorSource
+from shelflist.indexing.identity import hash_of, vector_bytes
 from shelflist.indexing.write import Writer
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.ledger import Ledger
@@ -39,6 +40,7 @@ class Maintenance:
         """Compare ledger and store both ways, sample vectors against the cache, and count the keyword rows."""
         generation = self._collection.generation_id
         wanted: dict[bytes, str] = {}
+        live: set[bytes] = set()
         condemned: set[bytes] = set()
         pending: set[bytes] = set()
         for point_id, status, is_condemned, document_id in self._ledger.documents.points(generation):
@@ -46,10 +48,12 @@ class Maintenance:
                 condemned.add(point_id)
             elif status in ("indexed", "stale"):
                 wanted[point_id] = document_id
+                if status == "indexed":
+                    live.add(point_id)
             else:
                 pending.add(point_id)
         stored = {point_id: status for point_id, status in self._store.scan(self._spec)}
-        hidden = sum(1 for point in wanted if stored.get(point) == "stale")
+        hidden = [point for point in wanted if point in live and stored.get(point) == "stale"]
         missing = [point for point in wanted if point not in stored]
         ghosts = [point for point in stored if point not in wanted and point not in condemned and point not in pending]
         different = self._different([point for point in wanted if point in stored], sample)
@@ -58,10 +62,10 @@ class Maintenance:
         keywords_ok = not self._store.capabilities.keyword or keyword_rows == len(stored)
         unfinished = self._ledger.revisions.open_count(generation)
         return {
-            "ok": not missing and not ghosts and not different and keywords_ok,
+            "ok": not missing and not ghosts and not hidden and not different and keywords_ok,
             "ledger": len(wanted),
             "store": len(stored),
-            "hidden": hidden,
+            "hidden": [point.hex() for point in hidden],
             "missing": [point.hex() for point in missing],
             "missing_documents": sorted({wanted[point] for point in missing}),
             "ghosts": [point.hex() for point in ghosts],
@@ -86,6 +90,13 @@ class Maintenance:
         found = self.verify(sample=1_000)
         ghosts = [bytes.fromhex(one) for one in found["ghosts"]]
         wrong = [bytes.fromhex(one) for one in found["vectors_different"]]
+        hidden = [bytes.fromhex(one) for one in found["hidden"] if one not in found["vectors_different"]]
+        rows = {row["point_id"]: row for row in self._ledger.documents.contents(hidden)}
+        kept = self._store.vectors(self._spec, hidden)  # their rows may be the only place that has them
+        self._vectors.remember(
+            {rows[one]["embedding_hash"] or rows[one]["text_hash"]: vector for one, vector in kept.items()}
+        )
+        wrong += hidden
         if ghosts or wrong:
             self._store.delete(self._spec, ghosts + wrong)
         if ghosts:
@@ -128,7 +139,12 @@ class Maintenance:
                 )
             )
         self._store.upsert(self._spec, points)
+        unserved = set(self._ledger.documents.unserved(self._collection.generation_id))
+        marked = [point.point_id for point in points if point.point_id in unserved]
+        if marked:
+            self._store.set_stale(self._spec, marked)
         self._store.flush(self._spec)
+        self._vectors.settle(list(vectors))
         return len(points), sorted(set(lost))
 
     def _different(self, point_ids: Sequence[bytes], sample: int) -> list[bytes]:
@@ -138,7 +154,13 @@ class Maintenance:
         rows = self._ledger.documents.contents(chosen)
         hashes = {row["point_id"]: row["embedding_hash"] or row["text_hash"] for row in rows}
         paid = self._ledger.embeddings.get(self._collection.fingerprint, list(hashes.values()))
-        return [point for point in chosen if _differs(stored.get(point), paid.get(hashes[point]))]
+        given = {row["point_id"]: row["embedding_hash"] for row in rows if row["embedding_hash"] is not None}
+        return [
+            point
+            for point in chosen
+            if _differs(stored.get(point), paid.get(hashes[point]))
+            or (self._writer.together and point in given and hash_of(vector_bytes(stored[point])) != given[point])
+        ]
 
 
 def _differs(stored: Vector | None, paid: Vector | None) -> bool:

@@ -146,6 +146,11 @@ class Sync:
         tenant = item.tenant if isinstance(item, Document) else self._default_tenant
         if tenant is None:
             tenant = self._default_tenant
+        if self._default_tenant is not None and tenant != self._default_tenant:
+            raise TenantForbidden(
+                f"A document names the tenant {tenant!r}, and this collection is bound to {self._default_tenant!r}. "
+                "Sync it through its own tenant, or through the collection that is not bound."
+            )
         if self._collection.tenancy == "required" and not tenant:
             raise TenantRequired(
                 f"The collection {self._collection.name!r} has tenants. Use collection.tenant(id), or give every "

@@ -59,10 +59,10 @@ def compile_sql(
 
 def field_column(name: str) -> str:
     """The column of a declared field: prefixed, to keep it apart from the store's own columns and SQL's words, and with
-    upper case escaped, because SQL does not tell `name` from `Name`.
+    upper case escaped, because SQL does not tell `name` from `Name`; beyond ASCII SQLite does.
     """
     return "f_" + "".join(
-        "_" + char if char == "_" else "_u" + char.lower() if char.isupper() else char for char in name
+        "_" + char if char == "_" else "_u" + char.lower() if "A" <= char <= "Z" else char for char in name
     )
 
 

@@ -374,7 +374,9 @@ class EmbeddedStore:
             (unlisted,) = tx.execute(f"SELECT count(*) FROM {spec.name}_unlisted").fetchone()
             _, place, stamp = self._generation(tx, spec.name)
             try:
-                keyword_rows: int | None = self._keyword_index(spec.name, place, stamp).rows - unlisted
+                index = self._keyword_index(spec.name, place, stamp)
+                index.check()
+                keyword_rows: int | None = index.rows - unlisted
             except KeywordIndexDamaged:
                 keyword_rows = None
             size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())

@@ -1,0 +1,163 @@
+"""Names that follow from content: equal input, equal name; any different input, another name."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shelflist import Chunk, Document
+from shelflist.core.errors import ChunkTooLarge, EmptyText, InvalidInput, ShelflistError
+from shelflist.core.types import MAX_CHUNK_BYTES
+from shelflist.indexing.identity import (
+    canonical,
+    checked_text,
+    chunk_id,
+    document_digest,
+    hash_of,
+    point_id,
+    vector_bytes,
+)
+
+UID = bytes(range(16))
+HASH = hash_of(b"text")
+
+
+def test_hash_parts_do_not_run_together() -> None:
+    assert hash_of(b"ab", b"c") != hash_of(b"a", b"bc")
+    assert hash_of(b"", b"x") != hash_of(b"x", b"") != hash_of(b"x")
+    assert hash_of(None) != hash_of(b"")
+    assert hash_of(None, b"x") != hash_of(b"x")
+    assert hash_of(b"ab", b"c") == hash_of(b"ab", b"c")
+
+
+@given(st.lists(st.none() | st.binary(max_size=12), max_size=4), st.lists(st.none() | st.binary(max_size=12), max_size=4))
+def test_hashes_are_equal_only_for_equal_parts(one: list[bytes | None], other: list[bytes | None]) -> None:
+    assert (hash_of(*one) == hash_of(*other)) == (one == other)
+
+
+def test_a_chunk_id_is_a_uuid_5() -> None:
+    found = uuid.UUID(bytes=chunk_id(UID, None, "doc", HASH, 0))
+    assert (found.version, found.variant) == (5, uuid.RFC_4122)
+
+
+def test_every_part_of_a_chunk_id_counts() -> None:
+    base: tuple[Any, ...] = (UID, "acme", "doc", HASH, 0)
+    others: list[tuple[Any, ...]] = [
+        (bytes(16), "acme", "doc", HASH, 0),
+        (UID, None, "doc", HASH, 0),
+        (UID, "", "doc", HASH, 0),
+        (UID, "acmed", "oc", HASH, 0),
+        (UID, "acm", "edoc", HASH, 0),
+        (UID, "acme", "doc", hash_of(b"text "), 0),
+        (UID, "acme", "doc", HASH, 1),
+    ]
+    names = [chunk_id(*base), *(chunk_id(*other) for other in others)]
+    assert len(set(names)) == len(names)
+    assert chunk_id(*base) == names[0]
+
+
+def test_no_tenant_the_empty_tenant_and_a_tenant_are_three() -> None:
+    assert len({chunk_id(UID, tenant, "d", HASH, 0) for tenant in (None, "", "None", "-1")}) == 4
+
+
+@given(st.none() | st.text(max_size=5), st.text(max_size=5), st.none() | st.text(max_size=5), st.text(max_size=5))
+def test_tenant_and_document_never_run_together(
+    tenant: str | None, document: str, other_tenant: str | None, other_document: str
+) -> None:
+    same = (tenant, document) == (other_tenant, other_document)
+    assert (chunk_id(UID, tenant, document, HASH, 0) == chunk_id(UID, other_tenant, other_document, HASH, 0)) == same
+
+
+def test_every_part_of_a_point_id_counts() -> None:
+    chunk = chunk_id(UID, None, "d", HASH, 0)
+    names = {
+        point_id(chunk, b"m" * 32, None, 1),
+        point_id(chunk, b"m" * 32, None, 2),
+        point_id(chunk, b"n" * 32, None, 1),
+        point_id(chunk, b"m" * 32, b"e" * 32, 1),
+        point_id(chunk, b"m" * 32, b"", 1),
+        point_id(chunk_id(UID, None, "d", HASH, 1), b"m" * 32, None, 1),
+    }
+    assert len(names) == 6
+    assert point_id(chunk, b"m" * 32, None, 1) in names
+
+
+def digest(*chunks: Chunk) -> bytes:
+    return document_digest(Document("d", chunks))
+
+
+def test_a_digest_sees_every_change_that_the_ledger_keeps() -> None:
+    base = Chunk("text", {"n": 1})
+    variants = [
+        (),
+        (base,),
+        (base, base),
+        (Chunk("text "),),
+        (Chunk("text"),),
+        (Chunk("text", {"n": 2}),),
+        (Chunk("text", {"n": "1"}),),
+        (Chunk("text", {"n": True}),),
+        (Chunk("text", {"n": None}),),
+        (Chunk("text", {"m": 1}),),
+        (Chunk("text", {"n": 1}, section="A"),),
+        (Chunk("text", {"n": 1}, section=""),),
+        (Chunk("text", {"n": 1}, chunk_strategy="A"),),
+        (Chunk("text", {"n": 1}, embedding=[1.0]),),
+        (Chunk("text", {"n": 1}, embedding=[1.0, 0.0]),),
+        (Chunk("te"), Chunk("xt")),
+        (Chunk("t"), Chunk("ext")),
+        (Chunk("ext"), Chunk("t")),
+    ]
+    assert len({digest(*variant) for variant in variants}) == len(variants) - _alike(variants)
+    assert digest(Chunk("text", {"n": 1})) == digest(base)
+
+
+def _alike(variants: list[tuple[Chunk, ...]]) -> int:
+    """No section and the empty section are told apart by the metadata hash; for a no-op they may be one."""
+    return int(digest(variants[10 + 1][0]) == digest(variants[1][0]))
+
+
+def test_a_digest_does_not_depend_on_order_of_keys_nor_on_the_kind_of_sequence() -> None:
+    assert digest(Chunk("x", {"a": 1, "b": [1, 2]})) == digest(Chunk("x", {"b": (1, 2), "a": 1}))
+    assert digest(Chunk("x", embedding=[1, 2])) == digest(Chunk("x", embedding=np.array([1, 2], dtype=np.float32)))
+    at = datetime(2024, 1, 1, tzinfo=UTC)
+    assert digest(Chunk("x", {"at": at})) != digest(Chunk("x", {"at": at.replace(day=2)}))
+    assert digest(Chunk("x", {"at": at})) == digest(Chunk("x", {"at": at}))
+
+
+@given(st.dictionaries(st.text(max_size=3), st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3), max_size=4))
+def test_canonical_is_the_same_for_any_order(metadata: dict[str, Any]) -> None:
+    assert canonical(metadata) == canonical(dict(reversed(list(metadata.items()))))
+    assert canonical({**metadata, "another key": 1}) != canonical(metadata)
+
+
+@pytest.mark.parametrize("content", ["", " ", "\n\t "])
+def test_text_of_nothing(content: str) -> None:
+    with pytest.raises(EmptyText):
+        checked_text(Chunk(content))
+
+
+def test_the_longest_text_and_one_byte_more() -> None:
+    assert len(checked_text(Chunk("x" * MAX_CHUNK_BYTES))) == MAX_CHUNK_BYTES
+    with pytest.raises(ChunkTooLarge, match="1,000,001"):
+        checked_text(Chunk("é" * (MAX_CHUNK_BYTES // 2) + "x"))
+
+
+@pytest.mark.parametrize("content", [None, 3, b"bytes", "\ud800"])
+def test_text_that_is_no_text_is_named(content: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"text|Unicode"):
+        checked_text(Chunk(content))
+    with pytest.raises(ShelflistError):
+        digest(Chunk(content))
+
+
+@pytest.mark.parametrize("embedding", ["text", [[1.0], [1.0, 2.0]], {"a": 1}, object()])
+def test_a_vector_that_is_no_row_of_numbers(embedding: Any) -> None:
+    with pytest.raises(InvalidInput, match="numbers"):
+        vector_bytes(embedding)
