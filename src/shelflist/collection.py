@@ -233,7 +233,7 @@ class Collection:
         return self._search(text, vector, request)
 
     def search_many(self, queries: Sequence[Query], **options: Any) -> list[Hits]:
-        """`search` for each query, with the same options; texts are embedded together."""
+        """`search` for each query, with the same options."""
         where = options.pop("where", None)
         request = self._request(
             **{

@@ -6,6 +6,7 @@ WAL mode: readers see a snapshot and never block the writer. Commits are synced 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -18,6 +19,7 @@ from weakref import WeakSet
 from shelflist.core.errors import LedgerBusy, ShelflistError, StoreDamaged, StoreError, StoreFull, StoreReadOnly
 
 _SLOW_WAIT = 5.0
+_LITTLE_SPACE = 1_000_000
 
 
 class SqliteTransaction:
@@ -137,21 +139,31 @@ class SqliteDatabase:
 
     def _connect(self) -> sqlite3.Connection:
         connection: sqlite3.Connection
+        writable = False
         with self._mapped_errors():
             if self.path is None:
                 connection = sqlite3.connect(
                     ":memory:", isolation_level=None, check_same_thread=False, factory=_Connection
                 )
-            elif os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
+            elif writable := _may_write(self.path):
                 connection = sqlite3.connect(
-                    self.path, isolation_level=None, check_same_thread=False, timeout=1.0, factory=_Connection
+                    self.path,
+                    isolation_level=None,
+                    check_same_thread=False,
+                    timeout=min(1.0, self.busy_timeout),
+                    factory=_Connection,
                 )
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
             else:
                 connection = self._connect_read_only(self.path)
-            connection.execute("PRAGMA cache_size = -65536")
-            connection.execute("PRAGMA temp_store = MEMORY")
+            try:
+                if writable:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA cache_size = -65536")
+                connection.execute("PRAGMA temp_store = MEMORY")
+            except BaseException:
+                connection.close()
+                raise
             self._opened.add(connection)
             return connection
 
@@ -183,7 +195,7 @@ class SqliteDatabase:
             waited = time.monotonic() - started
             if waited > self.busy_timeout:
                 raise LedgerBusy(
-                    f"Another process has been writing to {self.path} for more than {self.busy_timeout:.0f} s. "
+                    f"Another process has been writing to {self.path} for more than {self.busy_timeout:g} s. "
                     "Wait for it to finish, or stop it, then run this again."
                 )
             if waited > _SLOW_WAIT and not said:
@@ -207,6 +219,8 @@ class SqliteDatabase:
                 f"{place} cannot be written ({text}). Check the permissions of its directory, "
                 "or use a directory that you own."
             )
+        if "disk I/O" in text and self.path is not None and shutil.disk_usage(self.path.parent).free > _LITTLE_SPACE:
+            return StoreError(f"{place}: the system reports a {text}. Check the disk, then run this again.")
         if "full" in text or "disk I/O" in text:
             return StoreFull(
                 f"No space is left to write {place} ({text}). Everything acknowledged before is kept. "
@@ -220,3 +234,7 @@ class SqliteDatabase:
         if "locked" in text or "busy" in text:
             return LedgerBusy(f"{place} is locked by another process. Run this again when it has finished.")
         return StoreError(f"{place}: {text}")
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))

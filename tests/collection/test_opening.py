@@ -213,7 +213,14 @@ class TestPlaces:
 class TestAddField:
     def test_old_chunks_can_be_filtered_by_it(self, place: Place) -> None:
         docs = place.open(fields={"n": int})
-        docs.sync("p", [Chunk("one", {"n": 1, "lang": "en", "tags": ["a", "b"]}), Chunk("two", {"n": 2}), Chunk("three", {"tags": []})])
+        docs.sync(
+            "p",
+            [
+                Chunk("one", {"n": 1, "lang": "en", "tags": ["a", "b"]}),
+                Chunk("two", {"n": 2}),
+                Chunk("three", {"tags": []}),
+            ],
+        )
         with pytest.raises(UnknownField):
             docs.count('lang == "en"')
         docs.add_field("lang", str)

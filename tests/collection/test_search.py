@@ -25,7 +25,10 @@ def random_rows(number: int, seed: int) -> list[Chunk]:
     rows = []
     for i in range(number):
         words = chance.sample(WORDS, chance.randint(1, 3))
-        metadata: dict[str, Any] = {"n": chance.randint(0, 9), "tags": chance.sample(["a", "b", "c"], chance.randint(0, 2))}
+        metadata: dict[str, Any] = {
+            "n": chance.randint(0, 9),
+            "tags": chance.sample(["a", "b", "c"], chance.randint(0, 2)),
+        }
         if chance.random() < 0.8:
             metadata["color"] = chance.choice(["red", "green", "blue"])
         if chance.random() < 0.3:
@@ -62,7 +65,9 @@ def test_every_leg_returns_as_many_as_match_up_to_the_limit(place: Place, seed: 
     alive = rows[:3] + rows[21:]
     for where in FILTERS:
         checked = prepare(where, docs.fields)
-        matching = {row.content for row in alive if checked is None or checked.matches(docs.fields.stored(row.metadata))}
+        matching = {
+            row.content for row in alive if checked is None or checked.matches(docs.fields.stored(row.metadata))
+        }
         assert docs.count(where) == len(matching)
         sharing = {text for text in matching if "river" in text.split()}
         for limit in (1, 5, 40, 500):

@@ -202,7 +202,10 @@ class TestRefusal:
         docs = place.open()
         docs.sync_all(documents(4, "a"), source="a")
         docs.sync_all(documents(20, "b"), source="b")
-        assert docs.sync_all([document("a0", "a0 first", "a0 second")], source="a", delete="missing").documents_removed == 3
+        assert (
+            docs.sync_all([document("a0", "a0 first", "a0 second")], source="a", delete="missing").documents_removed
+            == 3
+        )
 
     def test_an_empty_stream_is_refused(self, place: Place) -> None:
         docs = place.open()

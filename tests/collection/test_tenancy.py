@@ -57,7 +57,7 @@ def test_a_tenant_is_a_non_empty_str(saas: Collection, tenant: Any) -> None:
 
 def test_a_collection_without_tenants_takes_none(place: Place) -> None:
     docs = place.open()
-    with pytest.raises(TenantForbidden, match="acme|no tenants"):
+    with pytest.raises(TenantForbidden, match="no tenants"):
         docs.tenant("acme")
     with pytest.raises(TenantForbidden, match="acme"):
         docs.sync_all([document("p", "text", tenant="acme")])
@@ -102,9 +102,7 @@ def test_each_tenant_gets_min_of_k_and_matches(saas: Collection) -> None:
     owned: dict[str, int] = {"tiny": 2, "small": 11, "large": 150}
     rows = [(tenant, i) for tenant, size in owned.items() for i in range(size)]
     chance.shuffle(rows)
-    saas.sync_all(
-        Document(f"d{i}", [Chunk(f"river {tenant} {i}", {"n": i % 4})], tenant=tenant) for tenant, i in rows
-    )
+    saas.sync_all(Document(f"d{i}", [Chunk(f"river {tenant} {i}", {"n": i % 4})], tenant=tenant) for tenant, i in rows)
     for tenant, size in owned.items():
         bound = saas.tenant(tenant)
         assert bound.count() == size

@@ -40,7 +40,17 @@ def test_an_empty_database_becomes_a_ledger_once(database: SqliteDatabase) -> No
     assert is_ledger(database)
     assert version(database) == str(migrations()[-1][0])
     made = tables(database)
-    expected = {"collections", "generations", "sources", "documents", "chunks", "states", "revisions", "embeddings", "events"}
+    expected = {
+        "collections",
+        "generations",
+        "sources",
+        "documents",
+        "chunks",
+        "states",
+        "revisions",
+        "embeddings",
+        "events",
+    }
     assert {f"sl_{name}" for name in expected} <= made.keys()
     assert open_schema(database) == first
     assert tables(database) == made
@@ -61,7 +71,10 @@ def test_version_0_is_brought_to_the_newest(database: SqliteDatabase, tmp_path: 
 def test_only_the_missing_steps_are_run(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     open_schema(database)
     newest = migrations()[-1][0]
-    steps = [*migrations(), (newest + 1, "CREATE TABLE sl_later (n INTEGER); -- why; not\nINSERT INTO sl_later VALUES (7)")]
+    steps = [
+        *migrations(),
+        (newest + 1, "CREATE TABLE sl_later (n INTEGER); -- why; not\nINSERT INTO sl_later VALUES (7)"),
+    ]
     monkeypatch.setattr(schema, "migrations", lambda: steps)
     open_schema(database)
     open_schema(database)

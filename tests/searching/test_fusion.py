@@ -11,7 +11,7 @@ from shelflist.searching.fusion import RRF_K, convex, rrf
 A, B, C, D = b"a", b"b", b"c", b"d"
 IDS = st.sampled_from([bytes([letter]) for letter in b"abcdefgh"])
 COSINES = st.dictionaries(IDS, st.floats(-1, 1, width=32))
-BM25 = st.dictionaries(IDS, st.floats(0.01, 40, width=32))
+BM25 = st.dictionaries(IDS, st.floats(0.0625, 40, width=32))
 
 
 def ranked(scores: dict[bytes, float]) -> list[bytes]:

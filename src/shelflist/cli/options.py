@@ -87,6 +87,9 @@ def reported_errors(as_json: bool) -> Iterator[None]:
         yield
     except ShelflistError as error:
         raise Failed(error, str(error), as_json) from error
+    except UnicodeEncodeError as error:  # a shell passes bytes, and those that are not UTF-8 come as lone surrogates
+        text = f"{error.object[:80]!r} is not valid Unicode (character {error.start}). Give it as UTF-8."
+        raise Failed(error, text, as_json) from error
     except BrokenPipeError:
         raise
     except OSError as error:

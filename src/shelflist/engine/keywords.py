@@ -5,13 +5,16 @@ The index may hold rows that its owner has deleted, or has not committed: the ow
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import struct
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +35,7 @@ _HEAP_LARGE = 200_000_000
 _SEGMENT_PARTS = ("fast", "fieldnorm", "idx", "pos", "store", "term")
 _FOOTER_MAGIC = 1337
 _BLOCK = 1 << 20
+_LITTLE_SPACE = 16_000_000
 
 
 class KeywordIndexDamaged(Exception):
@@ -58,36 +62,51 @@ class KeywordIndex:
     """An index in a directory, or in memory with `path=None`. Safe for many readers and, under a lock of its owner, one writer."""
 
     def __init__(self, path: Path | None, *, create: bool = False) -> None:
-        import tantivy
-
+        """Raises KeywordIndexDamaged; OSError with ENOSPC or EACCES where the directory cannot be written or read."""
         self.path = path
         self._schema = _schema()
+        self._analyzer = _analyzer()
         self._sound: set[str] = set()
         with _damage_named(path):
-            if path is None:
-                self._index = tantivy.Index(self._schema)
+            if path is not None and create:
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir(parents=True)
+                self._open(path)
+            elif path is not None:
+                self._open_written(path)
             else:
-                if create:
-                    shutil.rmtree(path, ignore_errors=True)
-                    path.mkdir(parents=True)
-                elif not tantivy.Index.exists(str(path)):
-                    raise KeywordIndexDamaged(f"{path} holds no keyword index")
-                else:
-                    self._check()
-                self._index = tantivy.Index(self._schema, path=str(path), reuse=True)
-            self._analyzer = _analyzer()
-            self._index.register_tokenizer(_ANALYZER, self._analyzer)
-            self._index.config_reader("manual")
-            self._searcher = self._index.searcher()
-            self._check()
+                self._open(None)
 
     def reload(self) -> None:
         """See everything committed until now, by any process."""
         with _damage_named(self.path):
+            if self.path is not None:
+                self._open_written(self.path)
+
+    def _open(self, place: Path | None) -> None:
+        import tantivy
+
+        if place is None:
+            self._index = tantivy.Index(self._schema)
+        else:
+            self._index = tantivy.Index(self._schema, path=str(place), reuse=True)
+        self._index.register_tokenizer(_ANALYZER, self._analyzer)
+        self._index.config_reader("manual")
+        self._searcher = self._index.searcher()
+
+    def _open_written(self, path: Path) -> None:
+        while True:
+            meta = _Meta.read(path)
             self._check()
-            self._index.reload()
-            self._searcher = self._index.searcher()
-            self._check()
+            try:
+                with nullcontext(path) if _is_writable(path) else _linked(path, meta) as place:
+                    self._open(place)
+            except Exception:
+                if _Meta.read(path) == meta:  # else another process has merged segments meanwhile
+                    raise
+            else:
+                self._check()
+                return
 
     def check(self) -> None:
         """Read every file of the index again; raise KeywordIndexDamaged unless all of it is as it was written."""
@@ -122,6 +141,14 @@ class KeywordIndex:
     @property
     def rows(self) -> int:
         return self._searcher.num_docs
+
+    def rows_up_to(self, last: int) -> int:
+        """How many rows numbered up to `last` are here; rows above it are leftovers of a write that was rolled back."""
+        import tantivy
+
+        with _damage_named(self.path):
+            below = tantivy.Query.range_query(self._schema, "row", tantivy.FieldType.Unsigned, 0, last, True, True)
+            return int(self._searcher.search(below, 1, count=True).count)  # type: ignore[attr-defined]
 
     def write(
         self,
@@ -166,6 +193,8 @@ class KeywordIndex:
                 raise
             finally:
                 writer.wait_merging_threads()
+            if self.path is not None:
+                _share(self.path)
             self._index.reload()
             self._searcher = self._index.searcher()
             return int(stamp)
@@ -266,17 +295,56 @@ def _analyzer() -> tantivy.TextAnalyzer:
     return builder.filter(tantivy.Filter.stemmer("english")).build()
 
 
+def _is_writable(path: Path) -> bool:
+    lock = path / ".tantivy-meta.lock"
+    return os.access(path, os.W_OK) and (not lock.exists() or os.access(lock, os.W_OK))
+
+
+def _share(path: Path) -> None:
+    """Let those read meta.json who may read the rest: tantivy makes it for its writer's eyes only."""
+    mode = (path / ".tantivy-writer.lock").stat().st_mode & 0o777
+    for name in ("meta.json", ".managed.json"):
+        (path / name).chmod(mode)
+
+
+@contextmanager
+def _linked(path: Path, meta: _Meta) -> Iterator[Path]:
+    """Another directory with the same files: tantivy makes a lock file even to read, which this one does not allow."""
+    with tempfile.TemporaryDirectory(prefix="shelflist-") as folder:
+        place = Path(folder)
+        shutil.copyfile(path / "meta.json", place / "meta.json")
+        for name in meta.files:
+            try:
+                (place / name).symlink_to((path / name).resolve())
+            except (OSError, NotImplementedError):  # not everybody may make links on every system
+                shutil.copyfile(path / name, place / name)
+        yield place
+
+
+def _system_error(error: Exception, path: Path | None) -> int | None:
+    """The errno behind an error of tantivy's, if it says that the files are sound and the system refuses."""
+    text = str(error)
+    if "No space left" in text:
+        return errno.ENOSPC
+    if "Permission denied" in text or "PermissionDenied" in text or "Read-only file system" in text:
+        return errno.EACCES
+    if "writer was killed" in text and path is not None and shutil.disk_usage(path).free < _LITTLE_SPACE:
+        return errno.ENOSPC
+    return None
+
+
 @contextmanager
 def _damage_named(path: Path | None) -> Iterator[None]:
     # tantivy reports damaged files as ValueError or OSError, or panics (which is no Exception in Python).
     try:
         yield
-    except KeywordIndexDamaged:
+    except (KeywordIndexDamaged, UnicodeEncodeError):  # the latter: the fault of the text, not of the files
         raise
     except (ValueError, KeyError, OSError) as error:
-        if "No space left" in str(error):
-            raise
-        raise KeywordIndexDamaged(f"{path}: {error}") from error
+        number = _system_error(error, path)
+        if number is None:
+            raise KeywordIndexDamaged(f"{path}: {error}") from error
+        raise OSError(number, os.strerror(number), str(path)) from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shelflist.core.errors import EmbedderError, ShelflistError, Transient
+from shelflist.core.errors import ConfigError, EmbedderError, EmbedderMismatch, ShelflistError, Transient
 from shelflist.core.types import SyncReport, Vector
 from shelflist.embedders.protocol import Embedder
 from shelflist.indexing.plan import PlannedDocument
@@ -85,8 +85,10 @@ class VectorSource:
         texts = list(set(hashes.values()))
         going = frozenset(one.chunk_key for one in condemned)
         # A text that stands elsewhere has its vector there, perhaps a newer one than this.
-        served = self._ledger.documents.indexed_by_text(self._collection.generation_id, texts, avoid=going).keys()
-        served |= self._ledger.embeddings.get(self._collection.fingerprint, texts).keys()
+        served = {
+            *self._ledger.documents.indexed_by_text(self._collection.generation_id, texts, avoid=going),
+            *self._ledger.embeddings.get(self._collection.fingerprint, texts),
+        }
         stored = self._store.vectors(self._spec, [point for point, text in hashes.items() if text not in served])
         self.remember({hashes[point]: vector for point, vector in stored.items()})
 
@@ -120,7 +122,7 @@ class VectorSource:
                 errors[part[i]] = "The embedder returned NaN, infinity or only zeros."
             return {one: rows[i] for i, one in enumerate(part) if not bad[i]}
         except Exception as error:
-            if isinstance(error, Transient):
+            if isinstance(error, (Transient, EmbedderMismatch, ConfigError)):  # no text is to blame
                 raise
             if len(part) == 1:
                 errors[part[0]] = str(error) or type(error).__name__

@@ -10,6 +10,7 @@ words without a row, which no search returns and the next write removes.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -25,7 +26,7 @@ import numpy as np
 import orjson
 
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import CacheDamaged, StoreFull, StoreReadOnly, TenantRequired
+from shelflist.core.errors import CacheDamaged, StoreError, StoreFull, StoreReadOnly, TenantRequired
 from shelflist.core.fields import Fields, FieldType
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.log import log
@@ -103,7 +104,7 @@ class EmbeddedStore:
                 f"The index directory {path} cannot be made ({error.strerror}). Choose a directory that you may write."
             ) from error
         self._database = SqliteDatabase(path / "shelflist.db", busy_timeout=busy_timeout)
-        self._lock = threading.RLock()
+        self._own_lock = threading.RLock()
         self._rows: dict[str, RowCache] = {}
         self._keywords: dict[str, tuple[str, int, KeywordIndex]] = {}
         self._pid = os.getpid()
@@ -142,8 +143,11 @@ class EmbeddedStore:
             for field, kind in spec.fields.items():
                 _add_column(tx, name, field, kind)
             place = f"{name}.1"
-            index = KeywordIndex(self.path / "keywords" / place, create=True)
-            stamp = index.write([])
+            try:
+                index = KeywordIndex(self.path / "keywords" / place, create=True)
+                stamp = index.write([])
+            except (OSError, KeywordIndexDamaged) as error:
+                raise self._unwritten(error) from error
             tx.execute("INSERT INTO store_generations VALUES (?, 0, 0, ?, ?)", (name, place, stamp))
 
     def drop(self, name: str) -> None:
@@ -302,6 +306,8 @@ class EmbeddedStore:
                     asked *= 4
             except KeywordIndexDamaged as error:
                 raise self._damaged(error) from error
+            except OSError as error:
+                raise StoreError(f"The keyword index cannot be read ({error}). Check the permissions there.") from error
             chosen = hits.rows[allowed].tolist()
             ids = _point_ids(tx, spec.name, chosen[:limit])
             scores = hits.scores[allowed].tolist()
@@ -372,12 +378,13 @@ class EmbeddedStore:
         with self._database.read() as tx:
             (points,) = tx.execute(f"SELECT count(*) FROM {spec.name}").fetchone()
             (unlisted,) = tx.execute(f"SELECT count(*) FROM {spec.name}_unlisted").fetchone()
+            (last_row,) = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (spec.name,)).fetchone()
             _, place, stamp = self._generation(tx, spec.name)
             try:
                 index = self._keyword_index(spec.name, place, stamp)
                 index.check()
-                keyword_rows: int | None = index.rows - unlisted
-            except KeywordIndexDamaged:
+                keyword_rows: int | None = index.rows_up_to(last_row) - unlisted
+            except (KeywordIndexDamaged, OSError):
                 keyword_rows = None
             size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         return {"points": points, "keyword_rows": keyword_rows, "bytes": size}
@@ -412,11 +419,17 @@ class EmbeddedStore:
         if tx.writable:  # what a transaction reads of its own writes is gone if it rolls back: remember none of it
             return RowCache(spec)
         with self._lock:
-            if self._pid != os.getpid():  # locks and mapped files of the parent are not ours
-                self._pid = os.getpid()
-                self._rows.clear()
-                self._keywords.clear()
             return self._rows.setdefault(spec.name, RowCache(spec))
+
+    @property
+    def _lock(self) -> threading.RLock:
+        # Locks and mapped files of a parent process are not ours: another of its threads may have held them at the fork.
+        if self._pid != os.getpid():
+            self._own_lock = threading.RLock()
+            self._abandoned = (self._rows, self._keywords)
+            self._rows, self._keywords = {}, {}
+            self._pid = os.getpid()
+        return self._own_lock
 
     def _matching(
         self, tx: Transaction, spec: GenerationSpec, scope: Scope, cache: RowCache, sequence: int
@@ -469,10 +482,7 @@ class EmbeddedStore:
             self._rebuild_keywords(tx, name)
             return
         except OSError as error:
-            raise StoreFull(
-                f"No space is left to write the keyword index in {self.path} ({error}). Everything acknowledged before "
-                "is kept. Free some space and run the same command again."
-            ) from error
+            raise self._unwritten(error) from error
         with self._lock:
             self._keywords[name] = (listing.place, stamp, index)
         tx.execute("UPDATE store_generations SET keyword_stamp = ? WHERE name = ?", (stamp, name))
@@ -485,12 +495,15 @@ class EmbeddedStore:
         place = f"{name}.{number + 1}"
         # The old index stays until the next rebuild: a reader of the snapshot before this one may be opening it.
         shutil.rmtree(self.path / "keywords" / f"{name}.{number - 1}", ignore_errors=True)
-        index = KeywordIndex(self.path / "keywords" / place, create=True)
         rows = [
             KeywordRow(row, content, tenant)
             for row, content, tenant in tx.execute(f"SELECT row, content, tenant_id FROM {name} ORDER BY row")
         ]
-        stamp = index.write(rows)
+        try:
+            index = KeywordIndex(self.path / "keywords" / place, create=True)
+            stamp = index.write(rows)
+        except (OSError, KeywordIndexDamaged) as error:
+            raise self._unwritten(error) from error
         tx.execute(
             "UPDATE store_generations SET keywords = ?, keyword_stamp = ?, sequence = sequence + 1 WHERE name = ?",
             (place, stamp, name),
@@ -498,6 +511,24 @@ class EmbeddedStore:
         tx.execute(f"DELETE FROM {name}_unlisted")
         with self._lock:
             self._keywords[name] = (place, stamp, index)
+
+    def _unwritten(self, error: OSError | KeywordIndexDamaged) -> StoreError:
+        """Why a keyword index could not be written."""
+        place = self.path / "keywords"
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            return StoreFull(
+                f"No space is left to write the keyword index in {place} ({error}). Everything acknowledged before "
+                "is kept. Free some space and run the same command again."
+            )
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return StoreReadOnly(
+                f"The keyword index in {place} cannot be written ({error}). Search with mode='dense' (--mode dense) until "
+                "somebody who may write there has run: shelflist repair"
+            )
+        return StoreError(
+            f"The keyword index in {place} cannot be written ({error}). Check the disk, then run this again."
+        )
 
     def _damaged(self, error: KeywordIndexDamaged) -> CacheDamaged:
         return CacheDamaged(f"The keyword index is damaged ({str(error)[:200]}).")
