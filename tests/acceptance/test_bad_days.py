@@ -19,16 +19,18 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import Place, place_of
 from counting import CountingEmbedder, contents, document, documents
 
 import shelflist
 from shelflist import Chunk, Document
 from shelflist.cli.main import run
 from shelflist.core.errors import LedgerBusy, StoreDamaged, StoreFull, StoreReadOnly
+
+if TYPE_CHECKING:
+    from conftest import Place  # by type only: other rooms have a conftest of their own
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
@@ -556,9 +558,8 @@ def test_a_damaged_database(
 # Ctrl-C. (In a separate process: test_cli.py; kill -9: test_kill.py.)
 
 
-@pytest.mark.parametrize("kind", ["file", "apart"])
 @pytest.mark.parametrize("call", [1, 2, 3])
-def test_ctrl_c_in_the_middle_of_a_sync(tmp_path: Path, kind: str, call: int) -> None:
+def test_ctrl_c_in_the_middle_of_a_sync(directory: Place, call: int) -> None:
     """The interrupt comes while texts are embedded: at the first write, between two, at the last."""
 
     class Interrupted(CountingEmbedder):
@@ -567,16 +568,15 @@ def test_ctrl_c_in_the_middle_of_a_sync(tmp_path: Path, kind: str, call: int) ->
                 raise KeyboardInterrupt
             return super().embed_documents(texts)
 
-    place = place_of(kind, tmp_path)
-    collection = place.open()
+    collection = directory.open()
     collection.sync("earlier", [Chunk(EARLIER)])
-    place.close()
+    directory.close()
     pages = [document(f"page-{i:04}", f"page {i}") for i in range(2_500)]
     with pytest.raises(KeyboardInterrupt):
-        place.open(embedder=Interrupted()).sync_all(pages)
-    place.close()
+        directory.open(embedder=Interrupted()).sync_all(pages)
+    directory.close()
     embedder = CountingEmbedder()
-    collection = place.open(embedder=embedder)
+    collection = directory.open(embedder=embedder)
     kept = len(collection.documents()) - 1
     assert_kept(collection)
     report = collection.sync_all(pages)
@@ -584,4 +584,3 @@ def test_ctrl_c_in_the_middle_of_a_sync(tmp_path: Path, kind: str, call: int) ->
     assert report.embedded == len(pages) - 1024 * (call - 1)  # what the calls before it were paid for is not paid again
     assert collection.count() == len(pages) + 1
     assert_kept(collection)
-    place.close()

@@ -13,11 +13,10 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from conftest import Place
 from counting import CountingEmbedder, contents, document
 
 import shelflist
@@ -36,6 +35,9 @@ from shelflist.core.errors import (
     UnreadableSource,
 )
 from shelflist.core.types import SyncReport
+
+if TYPE_CHECKING:
+    from conftest import Place  # by type only: other rooms have a conftest of their own
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 

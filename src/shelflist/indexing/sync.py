@@ -261,6 +261,7 @@ class Sync:
                 if one.revision.document_key:
                     self._see(one.revision.document_key)
             if not lost:
+                self._batch_ids.clear()  # from here on what was seen is remembered by one bit a document
                 return
             time.sleep(0.01 * attempt)
             retry = [documents[id(one)] for one in lost]
