@@ -31,7 +31,26 @@ COLLECTION = "crash"
 SOURCE = "pages"
 FIELDS = {"page": str, "n": int}
 NAMES = [f"page-{number:02}" for number in range(12)]
-WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "ledge", "marsh", "north", "orbit", "plain", "quartz", "ridge"]
+WORDS = [
+    "amber",
+    "birch",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "heath",
+    "islet",
+    "jetty",
+    "knoll",
+    "ledge",
+    "marsh",
+    "north",
+    "orbit",
+    "plain",
+    "quartz",
+    "ridge",
+]
 DIMENSIONS = 24
 
 Piece = tuple[str, int]
@@ -125,9 +144,8 @@ class Trial:
             operations.append(
                 {"kind": "sync_all", "pages": pages, "missing": missing, "touched": ids if missing else list(pages)}
             )
-            for name in [] if missing else changed:
-                if not self._wanted[name]:
-                    operations.append({"kind": "delete", "name": name, "touched": [name]})
+            gone = [] if missing else [name for name in changed if not self._wanted[name]]
+            operations += [{"kind": "delete", "name": name, "touched": [name]} for name in gone]
             return operations
         for name in names[: self._rng.randint(2, 6)]:
             pages = self._wanted[name] = self._edited(self._wanted[name])

@@ -30,7 +30,7 @@ from shelflist.cli.main import run
 from shelflist.core.errors import LedgerBusy, StoreDamaged, StoreFull, StoreReadOnly
 
 if TYPE_CHECKING:
-    from conftest import Place  # by type only: other rooms have a conftest of their own
+    from places import Place
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),

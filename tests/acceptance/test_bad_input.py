@@ -37,7 +37,7 @@ from shelflist.core.errors import (
 from shelflist.core.types import SyncReport
 
 if TYPE_CHECKING:
-    from conftest import Place  # by type only: other rooms have a conftest of their own
+    from places import Place
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Place
 from counting import CountingEmbedder, chunks, contents, document, documents, unit
+from places import Place
 
 import shelflist
 from shelflist import Chunk, Collection, Flat, Hnsw, Ivf

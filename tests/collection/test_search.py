@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Place
 from counting import DIMENSIONS, chunks, contents, document, unit
+from places import Place
 
 from shelflist import Chunk, Collection, Document, F, Hit, SearchParams
 from shelflist.core.errors import DimensionMismatch, FilterError, InvalidInput, InvalidVector, UnknownField

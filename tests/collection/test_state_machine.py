@@ -8,11 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from conftest import Place, place_of
 from counting import unit
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from places import Place, place_of
 
 from shelflist import Chunk, Document
 from shelflist.core.errors import RemovalRefused

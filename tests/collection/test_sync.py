@@ -6,8 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import Place
 from counting import CountingEmbedder, chunks, contents, counts, unit
+from places import Place
 
 from shelflist import Chunk, Collection
 from shelflist.core.errors import EmbedderError, InvalidInput, StoreUnavailable, Transient

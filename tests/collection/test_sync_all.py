@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import Place
 from counting import chunks, contents, counts, document, documents
+from places import Place
 
 from shelflist import Collection, Document, Progress
 from shelflist.core.errors import InvalidInput, RemovalRefused, SourceConflict

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Place
 from counting import chunks, contents, document, unit
+from places import Place
 
 from shelflist import Chunk, Collection, Document
 from shelflist.core.errors import InvalidInput, TenantForbidden, TenantRequired

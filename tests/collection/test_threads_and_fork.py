@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from conftest import Place
 from counting import chunks, contents, documents
+from places import Place
 
 from shelflist import Chunk, Collection
 
