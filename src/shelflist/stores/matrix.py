@@ -14,9 +14,11 @@ def matrix() -> str:
     stores = [EmbeddedStore.capabilities, MemoryStore.capabilities]
     rows = [["", *(one.store for one in stores)]]
     rows.append(["---"] * len(rows[0]))
-    for item in fields(Capabilities):
-        if item.name != "store":
-            rows.append([item.name.replace("_", " "), *(_shown(getattr(one, item.name)) for one in stores)])
+    rows += [
+        [item.name.replace("_", " "), *(_shown(getattr(one, item.name)) for one in stores)]
+        for item in fields(Capabilities)
+        if item.name != "store"
+    ]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return (
         "# What each store can do\n\nPrinted by `python -m shelflist.stores.matrix` from the objects that the code checks. "
