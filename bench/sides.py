@@ -59,7 +59,8 @@ class WrittenRows:
                 super().close()
 
         def counted(*arguments: Any, **options: Any) -> sqlite3.Connection:
-            connection = connect(*arguments, factory=Counted, **options)
+            options["factory"] = Counted  # instead of the one that was asked for, which only allows weak references
+            connection = connect(*arguments, **options)
             self._open.append(connection)
             return connection
 

@@ -154,12 +154,12 @@ class Maintenance:
         rows = self._ledger.documents.contents(chosen)
         hashes = {row["point_id"]: row["embedding_hash"] or row["text_hash"] for row in rows}
         paid = self._ledger.embeddings.get(self._collection.fingerprint, list(hashes.values()))
-        given = {row["point_id"]: row["embedding_hash"] for row in rows if row["embedding_hash"] is not None}
+        written = self._ledger.documents.vector_hashes(self._collection.generation_id, chosen)
         return [
             point
             for point in chosen
             if _differs(stored.get(point), paid.get(hashes[point]))
-            or (self._writer.together and point in given and hash_of(vector_bytes(stored[point])) != given[point])
+            or (point in written and hash_of(vector_bytes(stored[point])) != written[point])
         ]
 
 

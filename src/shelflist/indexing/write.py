@@ -14,6 +14,7 @@ import orjson
 from shelflist.core.log import log
 from shelflist.core.types import Failure, OnFailed, Point, SyncReport, Vector, Wait
 from shelflist.indexing.embedding import VectorSource
+from shelflist.indexing.identity import hash_of, vector_bytes
 from shelflist.indexing.plan import PlannedDocument
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.ledger import Ledger
@@ -154,6 +155,10 @@ class Writer:
     ) -> list[PlannedDocument]:
         generation = self._collection.generation_id
         revisions = [one.revision for one in planned]
+        for one in planned:  # the store's rows are the only copy: their hashes let `verify` tell a changed vector
+            for chunk in one.revision.new:
+                vector = self._vector(one, chunk, vectors)
+                chunk.vector_hash = chunk.embedding_hash or (None if vector is None else hash_of(vector_bytes(vector)))
         with self._ledger.database.write():
             conflicts = self._ledger.revisions.begin(
                 self._collection.collection_id, generation, revisions, durable=False

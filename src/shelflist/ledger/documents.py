@@ -279,6 +279,20 @@ class Documents:
         with self._database.write() as tx:
             tx.executemany("UPDATE sl_chunks SET metadata = ?, metadata_hash = ? WHERE chunk_key = ?", rows)
 
+    def vector_hashes(self, generation_id: int, point_ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Hash of each point's vector as it was written, where the ledger has no copy of the vector itself."""
+        found: dict[bytes, bytes] = {}
+        with self._database.read() as tx:
+            for part in _parts(point_ids):
+                rows = tx.execute(
+                    "SELECT c.point_id, s.vector_hash FROM sl_chunks c "
+                    "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
+                    f"WHERE c.point_id IN ({_marks(part)}) AND s.vector_hash IS NOT NULL",
+                    (generation_id, *part),
+                )
+                found.update(rows)
+        return found
+
     def contents(self, point_ids: Sequence[bytes]) -> list[dict[str, Any]]:
         """What a store must hold of these points, for repair."""
         found: list[dict[str, Any]] = []

@@ -40,6 +40,7 @@ class NewChunk:
     error: str | None = None
     attempts: int = 0
     chunk_key: int = 0
+    vector_hash: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +146,9 @@ class Revisions:
                         )
                     )
                     status = IndexStatus.PENDING if durable else _final(chunk)
+                    acknowledged, vector_hash = int(not durable), chunk.vector_hash
                     states.append(
-                        (generation_id, chunk_key, str(status), int(not durable), chunk.attempts, chunk.error)
+                        (generation_id, chunk_key, str(status), acknowledged, vector_hash, chunk.attempts, chunk.error)
                     )
             tx.executemany(
                 "INSERT INTO sl_documents (document_key, collection_id, tenant_id, document_id, source_id, revision, "
@@ -155,8 +157,8 @@ class Revisions:
             )
             tx.executemany(f"INSERT INTO sl_chunks VALUES ({', '.join('?' * 14)})", chunks)
             tx.executemany(
-                "INSERT INTO sl_states (generation_id, chunk_key, index_status, acknowledged, attempts, error) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO sl_states (generation_id, chunk_key, index_status, acknowledged, vector_hash, attempts, "
+                "error) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 states,
             )
             if durable:

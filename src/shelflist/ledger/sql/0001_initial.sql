@@ -81,6 +81,7 @@ CREATE TABLE sl_states (
     index_status  TEXT NOT NULL,          -- pending | indexed | stale | failed
     stale_reason  TEXT,                   -- superseded | marked
     acknowledged  INTEGER NOT NULL DEFAULT 0,
+    vector_hash   BLOB,                   -- of the vector as stored, where no second copy of it is kept
     attempts      INTEGER NOT NULL DEFAULT 0,
     error         TEXT,
     lease_owner   TEXT,
