@@ -134,6 +134,10 @@ class Collection:
         names each failure. `revision`: the caller's own monotonic number; an older one than the ledger's is superseded.
         """
         tenant = self._own_tenant()
+        if isinstance(chunks, (str, bytes)):
+            raise InvalidInput(
+                f"The chunks of {document_id!r} are text. Give a list of Chunk(content=…); shelflist.Chunker cuts a text."
+            )
         document = Document(checked_document_id(document_id), list(chunks), tenant, revision)
         return self._sync(source, on_failed, wait, None, single=True).run([document])
 
@@ -385,6 +389,10 @@ class Collection:
         *,
         dry: bool,
     ) -> SyncReport:
+        if isinstance(documents, (str, bytes)):
+            raise InvalidInput(
+                f"{documents!r} is text, not documents. For a folder or file use: shelflist.open_source({documents!r})"
+            )
         if source is None and isinstance(documents, Source):
             source = documents.name
         if delete not in (None, "missing"):

@@ -33,6 +33,7 @@ from shelflist.stores.memory import MemoryStore
 from shelflist.stores.protocol import GenerationSpec, Store
 
 DEFAULT_TARGET_RECALL = 0.95
+_SCHEMES = ("file", "memory")
 
 
 class _UnsetType(Enum):
@@ -144,6 +145,8 @@ def open_parts(url: str, name: str, wanted: Wanted, *, ledger: str | None, creat
     if not isinstance(name, str) or not name:
         raise ConfigError(f"A collection's name is a non-empty str, got {name!r}.")
     place = parse_url(url)
+    if place.scheme not in _SCHEMES:
+        raise UnknownStore(f"No store answers to {place.scheme!r}: in {place}. Use file:DIRECTORY or memory:")
     if not create and not _exists(place, ledger):
         raise CollectionNotFound(_not_found(name, place))
     store = _open_store(place, busy_timeout)
@@ -193,9 +196,7 @@ def generation_spec(record: CollectionRecord) -> GenerationSpec:
 def _open_store(place: StoreUrl, busy_timeout: float) -> Store:
     if place.scheme == "memory":
         return MemoryStore()
-    if place.scheme == "file":
-        return EmbeddedStore(Path(place.path), busy_timeout=busy_timeout)
-    raise UnknownStore(f"No store answers to {place.scheme!r}: in {place}. Use file:DIRECTORY or memory:")
+    return EmbeddedStore(Path(place.path), busy_timeout=busy_timeout)
 
 
 def _ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float) -> Any:

@@ -97,7 +97,7 @@ def test_a_secret_is_used_and_never_written_or_shown(shell: Shell, shelf: FakeSh
 
 def test_given_vectors_declare_their_space(shell: Shell, shelf: FakeShelf, tmp_path: Path) -> None:
     space = ("--embedder", "none", "--fingerprint", "model", "--dimensions", "384")
-    assert shell("init", "--url", "memory:", *space).code == 0
+    assert shell("init", "--url", "file:./index", *space).code == 0
     options = shelf.opened[0][2]
     assert options["embedder"] is None and options["fingerprint"] == "model" and options["dimensions"] == 384
     assert toml(tmp_path)["embedder"] == "none"

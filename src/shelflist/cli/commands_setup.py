@@ -50,7 +50,7 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
     """Create a collection, and a shelflist.toml here so that later commands find it.
 
     In a folder whose shelflist.toml is there already, for example a fresh clone, plain `shelflist init` creates the
-    collection that the file describes.
+    collection that the file describes. With another --collection NAME it creates that one beside it and keeps the file.
 
     \b
     Example:
@@ -69,13 +69,19 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
             if not force:
                 raise
     # Only a file in this very folder counts: one further up describes another collection.
-    settings = Settings.resolve(flags, directory=here, base=before or Settings())
-    if before is not None and not force and not _same(before, settings):
+    beside = before is not None and not force and flags.get("collection") not in (None, before.collection)
+    base = before or Settings()
+    if beside:  # the file describes another collection of this index: it stays, and lends no more than the place
+        base = Settings(url=base.url, ledger=base.ledger)
+    settings = Settings.resolve(flags, directory=here, base=base)
+    if before is not None and not force and not beside and not _same(before, settings):
         raise ConfigError(
             f"{relative(path)} says something else: {_differences(before, settings)}. "
             "Leave the options out to use it as it is, or replace it with --force."
         )
     url = settings.require_url()
+    if parse_url(url).scheme == "memory":
+        raise ConfigError("memory: ends with the process, so no later command would find it. Use file:DIRECTORY.")
     extra: dict[str, Any] = {
         key: getattr(settings, key)
         for key in ("tenancy", "metric", "fingerprint", "dimensions", "fields")
@@ -92,7 +98,7 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
             "dimensions": collection.dimensions,
             "metric": collection.metric,
         }
-    wrote = before is None or not _same(before, settings)
+    wrote = not beside and (before is None or not _same(before, settings))
     if wrote:
         places: dict[str, Any] = {
             key: flags.get(key) or _from_here(getattr(settings, key), here) for key in ("url", "ledger")
@@ -104,7 +110,7 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
     declared = ", ".join(f"{name} ({kind})" for name, kind in facts["fields"].items()) or "none"
     say(f"The collection {collection.name!r} is ready at {redact(url)}. Fields: {declared}.")
     say(f"{'Wrote' if wrote else 'Kept'} {relative(path)}. Next:")
-    say("  shelflist sync ./docs")
+    say(f"  shelflist sync ./docs{f' --collection {settings.collection}' if beside else ''}")
 
 
 def _same(one: Settings, other: Settings) -> bool:

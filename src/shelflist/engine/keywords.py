@@ -11,6 +11,7 @@ import os
 import shutil
 import struct
 import tempfile
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,6 +67,7 @@ class KeywordIndex:
         self.path = path
         self._schema = _schema()
         self._analyzer = _analyzer()
+        self._analysing = threading.Lock()  # one text at a time: a second thread would get an error, not wait
         self._sound: set[str] = set()
         with _damage_named(path):
             if path is not None and create:
@@ -205,7 +207,8 @@ class KeywordIndex:
 
         with _damage_named(self.path):
             searcher = self._searcher
-            terms = Counter(self._analyzer.analyze(text))
+            with self._analysing:
+                terms = Counter(self._analyzer.analyze(text))
             limit = min(limit, searcher.num_docs)
             if not terms or limit < 1:
                 return KeywordHits(np.empty(0, np.int64), np.empty(0, np.float32), exhausted=True)

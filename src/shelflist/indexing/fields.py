@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import orjson
 
+from shelflist.core.errors import WrongFieldType
 from shelflist.core.fields import Fields
 from shelflist.indexing.identity import metadata_hash
 from shelflist.ledger.catalog import CollectionRecord
@@ -25,9 +26,16 @@ def add_fields(
 def _changed(ledger: Ledger, record: CollectionRecord, old: Fields, new: Fields) -> list[tuple[str, bytes, int]]:
     """Chunks whose metadata looks different under the new declaration (a date as text becomes microseconds)."""
     changed = []
-    for chunk_key, text, section, strategy in ledger.documents.metadata(record.collection_id):
+    for chunk_key, text, section, strategy, document_id in ledger.documents.metadata(record.collection_id):
         before = orjson.loads(text)
-        after = orjson.dumps(stored := new.newly_declared(before, old))
+        try:
+            stored = new.newly_declared(before, old)
+        except WrongFieldType as error:
+            raise WrongFieldType(
+                f"{error}: so the document {document_id!r} has it stored. Nothing was changed; declare another type, or "
+                "mend the document and sync it first."
+            ) from None
+        after = orjson.dumps(stored)
         if after != orjson.dumps(before):
             changed.append((after.decode(), metadata_hash(stored, section, strategy), chunk_key))
     return changed

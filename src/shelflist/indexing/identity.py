@@ -53,6 +53,8 @@ def document_digest(document: Document) -> bytes:
     """One hash over everything that the ledger keeps of a document: 32 bytes. Cheap, and enough for a no-op."""
     parts: list[bytes] = []
     for chunk in document.chunks:
+        if not isinstance(chunk, Chunk):
+            raise InvalidInput(f"A chunk is {type(chunk).__name__}. Give Chunk(content=…).")
         content = text_bytes(chunk.content)
         metadata = canonical(chunk.metadata) if chunk.metadata else b""
         section = b"" if chunk.section is None else chunk.section.encode(errors="surrogatepass")

@@ -351,7 +351,8 @@ class Sync:
     def _conflict(self, record: DocumentRecord) -> SourceConflict:
         return SourceConflict(
             f"The document {record.document_id!r} belongs to the source {record.source!r}, not to {self._source!r}. "
-            f"Use source={record.source!r} (--source {record.source}), delete it there first, or give it another id (--prefix)."
+            "Two places with files of the same name: give one a prefix (--prefix NAME/). One place under a new name: "
+            f"sync it as --source {record.source} (source={record.source!r}); as a folder, what it lacks is then removed."
         )
 
     def _has_changed(self) -> bool:

@@ -258,13 +258,13 @@ class Documents:
             for _, point_id, status, condemned, document_id in rows:
                 yield point_id, status, bool(condemned), document_id
 
-    def metadata(self, collection_id: int) -> Iterator[tuple[int, str, str | None, str | None]]:
-        """Of every chunk: chunk_key, metadata as JSON, section, chunk_strategy."""
+    def metadata(self, collection_id: int) -> Iterator[tuple[int, str, str | None, str | None, str]]:
+        """Of every chunk: chunk_key, metadata as JSON, section, chunk_strategy, document_id."""
         last = 0
         while True:
             with self._database.read() as tx:
                 rows = tx.execute(
-                    "SELECT c.chunk_key, c.metadata, c.section, c.chunk_strategy FROM sl_chunks c "
+                    "SELECT c.chunk_key, c.metadata, c.section, c.chunk_strategy, d.document_id FROM sl_chunks c "
                     "JOIN sl_documents d ON d.document_key = c.document_key "
                     "WHERE d.collection_id = ? AND c.chunk_key > ? ORDER BY c.chunk_key LIMIT 5000",
                     (collection_id, last),
