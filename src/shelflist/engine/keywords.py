@@ -68,6 +68,7 @@ class KeywordIndex:
         self._schema = _schema()
         self._analyzer = _analyzer()
         self._analysing = threading.Lock()  # one text at a time: a second thread would get an error, not wait
+        self._swapping = threading.RLock()  # the searcher only ever moves on to a newer commit
         self._sound: set[str] = set()
         with _damage_named(path):
             if path is not None and create:
@@ -81,7 +82,7 @@ class KeywordIndex:
 
     def reload(self) -> None:
         """See everything committed until now, by any process."""
-        with _damage_named(self.path):
+        with _damage_named(self.path), self._swapping:
             if self.path is not None:
                 self._open_written(self.path)
 
@@ -89,12 +90,12 @@ class KeywordIndex:
         import tantivy
 
         if place is None:
-            self._index = tantivy.Index(self._schema)
+            index = tantivy.Index(self._schema)
         else:
-            self._index = tantivy.Index(self._schema, path=str(place), reuse=True)
-        self._index.register_tokenizer(_ANALYZER, self._analyzer)
-        self._index.config_reader("manual")
-        self._searcher = self._index.searcher()
+            index = tantivy.Index(self._schema, path=str(place), reuse=True)
+        index.register_tokenizer(_ANALYZER, self._analyzer)
+        index.config_reader("manual")
+        self._index, self._searcher = index, index.searcher()
 
     def _open_written(self, path: Path) -> None:
         while True:
@@ -197,8 +198,9 @@ class KeywordIndex:
                 writer.wait_merging_threads()
             if self.path is not None:
                 _share(self.path)
-            self._index.reload()
-            self._searcher = self._index.searcher()
+            with self._swapping:
+                self._index.reload()
+                self._searcher = self._index.searcher()
             return int(stamp)
 
     def search(self, text: str, limit: int, tenant: str | None = None) -> KeywordHits:
