@@ -15,6 +15,7 @@ from shelflist.core.errors import (
     InvalidInput,
     TenantForbidden,
     TenantRequired,
+    UnsupportedIndex,
 )
 from shelflist.core.fields import Fields
 from shelflist.core.filters import Filter, prepare
@@ -56,8 +57,14 @@ class Collection:
     """A named set of documents indexed the same way. Get one from `shelflist.open`. Safe to share between threads."""
 
     def __init__(self, parts: Opened, tenant: str | None = None) -> None:
-        self._parts = parts
+        self._opened = parts
         self._tenant = tenant
+
+    @property
+    def _parts(self) -> Opened:
+        """The parts as the ledger has them now: another process may have declared a field, or dropped the collection."""
+        self._opened.refresh()
+        return self._opened
 
     def __repr__(self) -> str:
         owner = f", tenant {self._tenant!r}" if self._tenant else ""
@@ -73,12 +80,12 @@ class Collection:
 
     @property
     def name(self) -> str:
-        return self._parts.record.name
+        return self._opened.record.name
 
     @property
     def url(self) -> str:
         """Where the collection is, without secrets."""
-        return self._parts.url
+        return self._opened.url
 
     @property
     def fields(self) -> Fields:
@@ -86,24 +93,24 @@ class Collection:
 
     @property
     def tenancy(self) -> Tenancy:
-        return self._parts.record.tenancy
+        return self._opened.record.tenancy
 
     @property
     def embedder(self) -> Embedder | None:
         """The embedder, loaded on first use; None for collections of given vectors."""
-        return self._parts.embedder
+        return self._opened.embedder
 
     @property
     def fingerprint(self) -> str:
-        return self._parts.record.fingerprint
+        return self._opened.record.fingerprint
 
     @property
     def dimensions(self) -> int:
-        return self._parts.record.dimensions
+        return self._opened.record.dimensions
 
     @property
     def metric(self) -> Metric:
-        return self._parts.record.metric
+        return self._opened.record.metric
 
     def tenant(self, tenant_id: str) -> Collection:
         """The same collection, seen and written as one tenant."""
@@ -233,28 +240,14 @@ class Collection:
         `rerank_pool` hits again. If `limit` chunks match the filter, `limit` come back (keyword: of those sharing a term).
         """
         text, vector = self._query(query)
+        if rerank is not None and text is None:
+            raise InvalidInput("A reranker reads the query's text; a vector has none. Search with the text.")
         request = self._request(limit, where, mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool)
         return self._search(text, vector, request)
 
     def search_many(self, queries: Sequence[Query], **options: Any) -> list[Hits]:
         """`search` for each query, with the same options."""
-        where = options.pop("where", None)
-        request = self._request(
-            **{
-                "limit": 10,
-                "mode": None,
-                "params": SearchParams(),
-                "min_score": None,
-                "group_by": None,
-                "fusion": "convex",
-                "alpha": None,
-                "rerank": None,
-                "rerank_pool": 50,
-                **options,
-            },
-            where=where,
-        )
-        return [self._search(*self._query(query), request) for query in queries]
+        return [self.search(query, **options) for query in queries]
 
     def count(self, where: Where = None) -> int:
         """How many chunks are searchable and match."""
@@ -265,12 +258,13 @@ class Collection:
     ) -> float:
         """Measured recall@limit of plain dense search against exact search, over these queries or a sample of chunks."""
         parts = self._parts
-        vectors = None
-        if queries is not None:
-            vectors = [self._searcher().embed(q) if isinstance(q, str) else self._vector(q) for q in queries]
-        return measure_recall(
-            parts.store, parts.spec, vectors, limit, prepare(where, self.fields), self._own_tenant(), sample
-        )
+        tenant = self._own_tenant()
+        if queries is None:
+            ids = parts.ledger.documents.sample(parts.record.generation_id, tenant, sample)
+            vectors = list(parts.store.vectors(parts.spec, ids).values())
+        else:
+            vectors = [self._searcher().embed(one) if isinstance(one, str) else self._vector(one) for one in queries]
+        return measure_recall(parts.store, parts.spec, vectors, limit, prepare(where, self.fields), tenant)
 
     # What is there, and whether it is right.
 
@@ -346,18 +340,22 @@ class Collection:
 
     def verify(self, sample: int = 200) -> dict[str, Any]:
         """Compare ledger and store both ways and sample vectors; `ok` says whether what is searched is what was written."""
+        self._whole("verify")
         return self._maintenance().verify(sample)
 
     def repair(self) -> dict[str, Any]:
         """Restore from the ledger what `verify` misses, delete what it must not have, rebuild damaged caches."""
+        self._whole("repair")
         return self._maintenance().repair()
 
     def purge(self) -> int:
         """Delete condemned points whose grace has passed; returns how many."""
+        self._whole("purge")
         return self._parts.writer.purge()
 
     def add_field(self, name: str, type: Any) -> None:
         """Declare a field: it becomes filterable, for the chunks that are there too. Refused if a stored value misfits."""
+        self._whole("add_field")
         parts = self._parts
         if name in self.fields:
             raise ConfigError(f"The field {name!r} is declared already, as {self.fields[name].value}.")
@@ -366,6 +364,7 @@ class Collection:
 
     def drop(self) -> None:
         """Remove the collection, its points and its ledger entries."""
+        self._whole("drop")
         parts = self._parts
         with parts.ledger.database.write():
             parts.ledger.catalog.drop(parts.record.collection_id)
@@ -375,7 +374,7 @@ class Collection:
             parts.store.drop(parts.spec.name)
 
     def close(self) -> None:
-        self._parts.close()
+        self._opened.close()
 
     def _run_pass(
         self,
@@ -477,8 +476,19 @@ class Collection:
             raise InvalidInput(f"fusion={fusion!r} is not known. Use 'convex' or 'rrf'.")
         if group_by not in (None, "document_id"):
             raise InvalidInput(f"group_by={group_by!r} is not known. Use 'document_id', or leave it out.")
-        if alpha is not None and not 0 <= alpha <= 1:
+        if alpha is not None and not (isinstance(alpha, (int, float)) and 0 <= alpha <= 1):
             raise InvalidInput(f"alpha={alpha!r} is not between 0 (keyword only) and 1 (dense only).")
+        if min_score is not None and not isinstance(min_score, (int, float)):
+            raise InvalidInput(f"min_score={min_score!r} is not a number.")
+        if not isinstance(rerank_pool, int) or rerank_pool < 1:
+            raise InvalidInput(f"rerank_pool={rerank_pool!r} is not a positive int.")
+        kinds = self._opened.store.capabilities.index_kinds
+        for setting, kind in (("ef_search", "hnsw"), ("nprobe", "ivf")):
+            if getattr(params, setting) is not None and kind not in kinds:
+                raise UnsupportedIndex(
+                    f"{setting} is a setting of {kind} indexes, which this store has not (it has: "
+                    f"{', '.join(sorted(kinds))}). Leave it out."
+                )
         return Request(
             limit, prepare(where, self.fields), mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool
         )
@@ -493,6 +503,13 @@ class Collection:
     def _vector(self, query: Any) -> Vector:
         record = self._parts.record
         return usable_vector(np.asarray(query), record.dimensions, record.fingerprint, cosine=record.metric == "cosine")
+
+    def _whole(self, operation: str) -> None:
+        if self._tenant is not None:
+            raise TenantForbidden(
+                f"{operation} works on the whole collection {self.name!r}, not on the tenant {self._tenant!r}. Call it on "
+                "the collection itself (leave --tenant out)."
+            )
 
     def _own_tenant(self) -> str | None:
         if self.tenancy == "required" and self._tenant is None:

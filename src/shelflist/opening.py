@@ -77,6 +77,16 @@ class Opened:
         self.vectors = VectorSource(self.ledger, self.store, self.spec, record, self.embedder)
         self.writer = Writer(self.ledger, self.store, self.spec, record, self.vectors)
 
+    def refresh(self) -> None:
+        """See fields that another process has declared; CollectionNotFound if the collection has been dropped."""
+        record = self.ledger.catalog.find(self.record.name)
+        if record is None or record.uid != self.record.uid:
+            raise CollectionNotFound(
+                f"The collection {self.record.name!r} at {self.url} was dropped after it was opened here. Open it again."
+            )
+        if record.fields.to_json() != self.record.fields.to_json():
+            self._arrange(record)
+
     def add_fields(self, fields: Fields) -> None:
         """Declare more fields, in ledger and store."""
         record = replace(self.record, fields=fields)

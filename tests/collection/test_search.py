@@ -211,8 +211,10 @@ class TestOptions:
         assert [hit.explanation.rerank_score for hit in hits] == numbers[:5]
         assert seen == [("river", 20)]
         assert len(docs.search("river", limit=5, rerank=by_number, min_score=60.0)) <= 5
-        with pytest.raises(InvalidInput, match="3 scores"):
+        with pytest.raises(InvalidInput, match="one finite score a hit"):
             docs.search("river", rerank=lambda query, hits: [1.0, 2.0, 3.0])
+        with pytest.raises(InvalidInput, match="one finite score a hit"):
+            docs.search("river", rerank=lambda query, hits: [float("nan")] * len(hits))
 
     def test_alpha_at_its_ends_is_one_leg_alone(self, docs: Collection) -> None:
         dense = docs.search("river", limit=70, mode="dense")

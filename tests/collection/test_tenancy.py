@@ -133,7 +133,11 @@ def test_removal_stays_inside_one_tenant(saas: Collection) -> None:
     acme, umbrella = saas.tenant("acme"), saas.tenant("umbrella")
     for one in (acme, umbrella):
         one.sync_all([document(f"d{i}", f"text {i}") for i in range(4)], source="s")
-    report = acme.sync_all([document(f"d{i}", f"text {i}") for i in range(2)], source="s", delete="missing")
+    half = [document(f"d{i}", f"text {i}") for i in range(2)]
+    with pytest.raises(RemovalRefused, match="2 of 4"):  # a third of what the tenant has, not of everybody's
+        acme.sync_all(half, source="s", delete="missing")
+    assert acme.count() == 4
+    report = acme.sync_all(half, source="s", delete="missing", allow_removal=True)
     assert report.documents_removed == 2
     assert (acme.count(), umbrella.count()) == (2, 4)
     mixed = [document("d0", "text 0", tenant="acme"), document("d0", "text 0", tenant="umbrella")]

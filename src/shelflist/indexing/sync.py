@@ -238,11 +238,18 @@ class Sync:
                 continue
             if len(self._report.failures) > failures:
                 planned.revision.digest = None
+            if self._dry:
+                self._estimate([planned])
+                continue
             self._planned.append(planned)
             self._documents[id(planned)] = document
             self._pending_chunks += len(planned.revision.new)
             self._pending_bytes += sum(len(chunk.content) for chunk in planned.revision.new)
-            if self._pending_chunks >= _CHUNKS_PER_WRITE or self._pending_bytes >= _BYTES_PER_WRITE:
+            if (
+                self._pending_chunks >= _CHUNKS_PER_WRITE
+                or self._pending_bytes >= _BYTES_PER_WRITE
+                or len(self._planned) >= _DOCUMENTS_PER_BATCH
+            ):
                 self._write()
 
     def _write(self) -> None:
@@ -250,9 +257,6 @@ class Sync:
         planned, documents = self._planned, self._documents
         self._planned, self._documents = [], {}
         self._pending_chunks = self._pending_bytes = 0
-        if self._dry:
-            self._estimate(planned)
-            return
         for attempt in range(_ATTEMPTS):
             if not planned:
                 return
@@ -308,7 +312,7 @@ class Sync:
         ]
         if not gone:
             return
-        before = self._ledger.documents.count(self._collection.collection_id) - (
+        before = self._ledger.documents.count(self._collection.collection_id, list(self._sources)) - (
             0 if self._dry else self._report.documents_added
         )
         if len(gone) > before * _REMOVAL_SHARE and not allow_removal:
@@ -319,11 +323,18 @@ class Sync:
             )
         members = self._ledger.documents.members(self._collection.generation_id, [one.document_key for one in gone])
         revisions = [removal(record, [one.chunk_key for one in members[record.document_key]]) for record in gone]
+        kept: set[int] = set()
         if not self._dry:
             for start in range(0, len(revisions), _DOCUMENTS_PER_BATCH):
-                self._writer.remove(revisions[start : start + _DOCUMENTS_PER_BATCH])
-        self._report.documents_removed += len(gone)
-        self._report.removed += sum(len(one.removed) for one in revisions)
+                kept |= {id(one) for one in self._writer.remove(revisions[start : start + _DOCUMENTS_PER_BATCH])}
+        for one in revisions:
+            if id(one) in kept:
+                self._fail(
+                    one.document_id, "It was to be removed, and another writer changed it meanwhile. Sync again."
+                )
+            else:
+                self._report.documents_removed += 1
+                self._report.removed += len(one.removed)
 
     def _source_id(self, tenant: str) -> int:
         if tenant not in self._sources:

@@ -127,13 +127,17 @@ class Documents:
                     gone += [_document(row) for row in rows]
         return gone
 
-    def count(self, collection_id: int) -> int:
+    def count(self, collection_id: int, tenants: Sequence[str]) -> int:
+        """How many documents these tenants have."""
+        number = 0
         with self._database.read() as tx:
-            (number,) = tx.execute(
-                "SELECT count(*) FROM sl_documents WHERE collection_id = ? AND removed_at IS NULL AND revision > 0",
-                (collection_id,),
-            ).fetchone()
-        return int(number)
+            for tenant in tenants:
+                number += tx.execute(
+                    "SELECT count(*) FROM sl_documents "
+                    "WHERE collection_id = ? AND tenant_id = ? AND removed_at IS NULL AND revision > 0",
+                    (collection_id, tenant),
+                ).fetchone()[0]
+        return number
 
     def members(self, generation_id: int, document_keys: Sequence[int]) -> dict[int, list[ChunkRecord]]:
         """Points of each document that its current revision consists of, by position: neither condemned nor pending."""
@@ -278,6 +282,18 @@ class Documents:
         """Metadata and its hash by chunk_key, when a declaration changes its stored form and not its meaning."""
         with self._database.write() as tx:
             tx.executemany("UPDATE sl_chunks SET metadata = ?, metadata_hash = ? WHERE chunk_key = ?", rows)
+
+    def sample(self, generation_id: int, tenant: str | None, size: int) -> list[bytes]:
+        """Ids of up to `size` indexed points, the same ones each time: point ids are hashes, so their order is random."""
+        own = "" if tenant is None else " AND d.tenant_id = ?"
+        with self._database.read() as tx:
+            rows = tx.execute(
+                "SELECT c.point_id FROM sl_chunks c JOIN sl_documents d ON d.document_key = c.document_key "
+                "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
+                f"WHERE s.index_status = 'indexed'{own} ORDER BY c.point_id LIMIT ?",
+                (generation_id, *(() if tenant is None else (tenant,)), size),
+            )
+            return [point_id for (point_id,) in rows]
 
     def vector_hashes(self, generation_id: int, point_ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """Hash of each point's vector as it was written, where the ledger has no copy of the vector itself."""

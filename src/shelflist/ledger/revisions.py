@@ -113,7 +113,7 @@ class Revisions:
         """
         now = time.time()
         with self._database.write() as tx:
-            good, conflicts = self._split(tx, collection_id, revisions)
+            good, conflicts = self._split(tx, collection_id, generation_id, revisions)
             (document_key,) = tx.execute("SELECT coalesce(max(document_key), 0) FROM sl_documents").fetchone()
             (chunk_key,) = tx.execute("SELECT coalesce(max(chunk_key), 0) FROM sl_chunks").fetchone()
             documents, chunks, states = [], [], []
@@ -166,21 +166,38 @@ class Revisions:
         return conflicts
 
     def _split(
-        self, tx: Transaction, collection_id: int, revisions: Sequence[Revision]
+        self, tx: Transaction, collection_id: int, generation_id: int, revisions: Sequence[Revision]
     ) -> tuple[list[Revision], list[Revision]]:
         """Revisions that may begin, and those whose document is no longer as it was when they were planned."""
         found = current_revisions(tx, [one.document_key for one in revisions if one.document_key])
         taken = self._taken(tx, collection_id, [one for one in revisions if not one.document_key])
+        hidden = self._hidden(tx, generation_id, revisions)
         good: list[Revision] = []
         conflicts: list[Revision] = []
         for one in revisions:
             if one.document_key:
                 current, highest = found.get(one.document_key, (-1, -1))
-                fits = current == one.base_revision and one.number > highest
+                fits = current == one.base_revision and one.number > highest and one.document_key not in hidden
             else:
                 fits = (one.tenant, one.document_id) not in taken
             (good if fits else conflicts).append(one)
         return good, conflicts
+
+    def _hidden(self, tx: Transaction, generation_id: int, revisions: Sequence[Revision]) -> set[int]:
+        """Documents of which a chunk that the plan keeps has been marked stale meanwhile."""
+        kept = {kept.chunk_key for one in revisions for kept in one.kept}
+        keys = [one.document_key for one in revisions if one.kept]
+        hidden: set[int] = set()
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            rows = tx.execute(
+                "SELECT c.document_key, c.chunk_key FROM sl_chunks c "
+                "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
+                f"WHERE c.document_key IN ({', '.join('?' * len(part))}) AND s.index_status <> 'indexed'",
+                (generation_id, *part),
+            )
+            hidden |= {document_key for document_key, chunk_key in rows if chunk_key in kept}
+        return hidden
 
     def _taken(self, tx: Transaction, collection_id: int, revisions: Sequence[Revision]) -> set[tuple[str, str]]:
         """Of documents planned as new: those that somebody has made meanwhile."""
@@ -243,8 +260,14 @@ class Revisions:
         now = time.time()
         with self._database.write() as tx:
             found = current_revisions(tx, [one.document_key for one in revisions])
-            winners = [one for one in revisions if found.get(one.document_key, (-1, -1))[0] == one.base_revision]
-            losers = [one for one in revisions if found.get(one.document_key, (-1, -1))[0] != one.base_revision]
+            hidden = self._hidden(tx, generation_id, revisions)
+            losers = [
+                one
+                for one in revisions
+                if found.get(one.document_key, (-1, -1))[0] != one.base_revision or one.document_key in hidden
+            ]
+            lost = {id(one) for one in losers}
+            winners = [one for one in revisions if id(one) not in lost]
             tx.executemany(
                 "UPDATE sl_documents SET revision = ?, next_revision = max(next_revision, ?), digest = ?, "
                 "source_digest = ?, source_id = ?, chunk_count = ?, removed_at = ?, updated_at = ? WHERE document_key = ?",

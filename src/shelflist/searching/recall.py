@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,18 +15,13 @@ from shelflist.stores.protocol import GenerationSpec, Scope, Store
 def measure_recall(
     store: Store,
     spec: GenerationSpec,
-    queries: Sequence[Vector] | None,
+    queries: Sequence[Vector],
     limit: int,
     filter: Filter | None,
     tenant: str | None,
-    sample: int,
 ) -> float:
-    """Mean recall@limit over the queries, or over `sample` stored vectors. Ties count by distance, not by id."""
+    """Mean recall@limit over the queries. Ties count by distance, not by id. Raises InvalidInput without a query."""
     scope = Scope(filter=filter, tenant=tenant)
-    if queries is None:
-        ids = [point_id for point_id, status in store.scan(spec) if status == "indexed"]
-        chosen = random.Random(0).sample(ids, min(sample, len(ids)))
-        queries = list(store.vectors(spec, chosen).values())
     if not queries:
         raise InvalidInput("Recall needs at least one query or one stored chunk.")
     shares = []

@@ -317,8 +317,8 @@ def _ranked(ids: Sequence[bytes], values: dict[bytes, float]) -> dict[bytes, tup
 def _reranked(hits: Hits, text: str, request: Request) -> Hits:
     assert request.rerank is not None
     scores = list(request.rerank(text, tuple(hits)))
-    if len(scores) != len(hits):
-        raise InvalidInput(f"The reranker returned {len(scores)} scores for {len(hits)} hits.")
+    if len(scores) != len(hits) or not np.isfinite(scores).all():
+        raise InvalidInput(f"The reranker must return one finite score a hit: {len(hits)} hits, got {scores[:10]}.")
     scored = [
         replace(hit, score=float(one), explanation=replace(hit.explanation, rerank_score=float(one)))
         for hit, one in zip(hits, scores, strict=True)
