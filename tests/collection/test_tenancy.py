@@ -11,7 +11,7 @@ from counting import chunks, contents, document, unit
 from places import Place
 
 from shelflist import Chunk, Collection, Document
-from shelflist.core.errors import InvalidInput, TenantForbidden, TenantRequired
+from shelflist.core.errors import InvalidInput, RemovalRefused, TenantForbidden, TenantRequired
 
 CALLS: dict[str, Callable[[Collection], Any]] = {
     "sync": lambda c: c.sync("p", chunks("text")),

@@ -48,8 +48,8 @@ Item = Document | Unchanged | Unreadable
 class Sync:
     """One pass over documents of one collection.
 
-    `tenant` owns the documents that name none. `single`: a sync of one document raises what a pass over many only
-    reports. `dry`: count what would be done, and do nothing.
+    `tenant` owns the documents that name none. `single`: a sync of one document raises a conflict of sources,
+    which a pass over many only reports. `dry`: count what would be done, and do nothing.
     """
 
     def __init__(

@@ -68,14 +68,13 @@ class Writer:
             self._store.set_stale(self._spec, gone)
         return losers
 
-    def purge(self, *, keep_vectors: bool = True) -> int:
+    def purge(self) -> int:
         """Delete the condemned points whose grace has passed, in bounded batches; returns how many."""
         purged = 0
         generation = self._collection.generation_id
         while due := self._ledger.revisions.due(generation, _PURGE_BATCH):
             ids = [one.point_id for one in due]
-            if keep_vectors:
-                self._vectors.keep(due)
+            self._vectors.keep(due)
             if self.together:
                 with self._ledger.database.write():
                     self._store.delete(self._spec, ids)
@@ -109,7 +108,8 @@ class Writer:
             if failed:
                 continue  # the lease runs out, and the next sync tries again
             self._store.flush(self._spec)
-            self._ledger.revisions.switch(generation, [revision], grace=self._grace, durable=True)
+            if self._ledger.revisions.switch(generation, [revision], grace=self._grace, durable=True):
+                continue  # somebody else has changed the document since
             finished += 1
             log.info("Finished an interrupted revision of %s.", revision.document_id)
         return finished
@@ -173,6 +173,8 @@ class Writer:
             self._ledger.revisions.switch(
                 generation, [one.revision for one in winners], grace=self._grace, durable=False
             )
+            if not self._grace:  # in this transaction, while its pages are at hand
+                report.purged += self.purge()
             self._vectors.settle(list(vectors))
         count_changes(winners, report)
         return [one for one in planned if id(one.revision) in lost]
