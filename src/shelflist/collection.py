@@ -37,6 +37,7 @@ from shelflist.core.types import (
     Wait,
 )
 from shelflist.embedders.protocol import Embedder
+from shelflist.indexing.identity import label_bytes
 from shelflist.indexing.maintenance import Maintenance
 from shelflist.indexing.plan import usable_vector
 from shelflist.indexing.protocol import Source
@@ -118,6 +119,7 @@ class Collection:
             raise TenantForbidden(f"The collection {self.name!r} has no tenants. Make one with tenancy='required'.")
         if not isinstance(tenant_id, str) or not tenant_id:
             raise TenantRequired(f"A tenant id is a non-empty str, got {tenant_id!r}.")
+        label_bytes("tenant", tenant_id)
         bound = copy.copy(self)
         bound._tenant = tenant_id
         return bound
@@ -418,6 +420,7 @@ class Collection:
             raise InvalidInput(f"wait={wait!r} is not known. Use 'searchable' or 'stored'.")
         if on_failed not in ("keep_old", "switch_without"):
             raise InvalidInput(f"on_failed={on_failed!r} is not known. Use 'keep_old' or 'switch_without'.")
+        label_bytes("source", source)
         parts = self._parts
         return Sync(
             parts.ledger,
@@ -497,6 +500,7 @@ class Collection:
         if isinstance(query, str):
             if not query.strip():
                 raise InvalidInput("The query is empty.")
+            label_bytes("query", query)
             return query, None
         return None, self._vector(query)
 

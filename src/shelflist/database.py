@@ -120,14 +120,13 @@ class SqliteDatabase:
     def _reset_after_fork(self) -> None:
         # A SQLite connection must not be used, nor even closed, in a forked child.
         if self._pid != os.getpid():
-            if self._memory is not None:
-                self._pid = os.getpid()
-                return
             self._pid = os.getpid()
+            self._write_lock = threading.RLock()  # another thread of the parent may have held it
+            if self._memory is not None:
+                return
             self._abandoned = list(self._opened)  # kept alive: closing them here would drop the parent's locks
             self._opened = WeakSet()
             self._local = threading.local()
-            self._write_lock = threading.RLock()
 
     def _connection(self) -> sqlite3.Connection:
         if self._memory is not None:

@@ -18,6 +18,7 @@ from shelflist.core.errors import (
     UnknownStore,
 )
 from shelflist.core.fields import Fields
+from shelflist.core.transaction import Database
 from shelflist.core.types import IndexSpec, Metric, Tenancy, Vector
 from shelflist.database import SqliteDatabase
 from shelflist.embedders import resolve_embedder
@@ -160,8 +161,10 @@ def open_parts(url: str, name: str, wanted: Wanted, *, ledger: str | None, creat
     if not create and not _exists(place, ledger):
         raise CollectionNotFound(_not_found(name, place))
     store = _open_store(place, busy_timeout)
-    opened = Ledger(_ledger_database(place, store, ledger, busy_timeout))
+    database: Database | None = None
     try:
+        database = _ledger_database(place, store, ledger, busy_timeout)
+        opened = Ledger(database)
         record = opened.catalog.find(name)
         if record is None and not create:
             raise CollectionNotFound(_not_found(name, place, opened.catalog.names()))
@@ -173,7 +176,8 @@ def open_parts(url: str, name: str, wanted: Wanted, *, ledger: str | None, creat
             _compare(record, wanted, embedder)
     except BaseException:
         store.close()
-        opened.database.close()
+        if database is not None:
+            database.close()
         raise
     guarded = GuardedEmbedder(embedder, record) if embedder is not None else None
     return Opened(str(place), store, opened, record, guarded)
@@ -209,7 +213,7 @@ def _open_store(place: StoreUrl, busy_timeout: float) -> Store:
     return EmbeddedStore(Path(place.path), busy_timeout=busy_timeout)
 
 
-def _ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float) -> Any:
+def _ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float) -> Database:
     if ledger is not None:
         where = parse_url(ledger)
         if where.scheme != "sqlite":

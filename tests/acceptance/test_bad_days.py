@@ -572,8 +572,9 @@ def test_ctrl_c_in_the_middle_of_a_sync(directory: Place, call: int) -> None:
     collection.sync("earlier", [Chunk(EARLIER)])
     directory.close()
     pages = [document(f"page-{i:04}", f"page {i}") for i in range(2_500)]
+    interrupted = Interrupted()
     with pytest.raises(KeyboardInterrupt):
-        directory.open(embedder=Interrupted()).sync_all(pages)
+        directory.open(embedder=interrupted).sync_all(pages)
     directory.close()
     embedder = CountingEmbedder()
     collection = directory.open(embedder=embedder)
@@ -581,6 +582,8 @@ def test_ctrl_c_in_the_middle_of_a_sync(directory: Place, call: int) -> None:
     assert_kept(collection)
     report = collection.sync_all(pages)
     assert (report.documents_unchanged, report.documents_added) == (kept, len(pages) - kept)
-    assert report.embedded == len(pages) - 1024 * (call - 1)  # what the calls before it were paid for is not paid again
+    assert bool(interrupted.texts) == (call > 1) and len(interrupted.texts) < len(pages)
+    assert report.embedded == len(pages) - len(interrupted.texts)  # what was paid for is not paid again
+    assert sorted(interrupted.texts + embedder.texts) == sorted(page.chunks[0].content for page in pages)
     assert collection.count() == len(pages) + 1
     assert_kept(collection)

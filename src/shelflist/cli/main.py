@@ -105,6 +105,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.UsageError) and "--json" in (sys.argv[1:] if arguments is None else arguments):
+            from shelflist.cli.output import print_json
+
+            print_json({"error": error.format_message(), "error_type": "UsageError"})
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo(

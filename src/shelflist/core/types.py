@@ -35,11 +35,6 @@ class IndexStatus(StrEnum):
     """Could not be embedded or stored; the error and the number of attempts are in the ledger."""
 
 
-class StaleReason(StrEnum):
-    SUPERSEDED = "superseded"
-    MARKED = "marked"
-
-
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a document: the unit of indexing.

@@ -49,13 +49,37 @@ class VectorSource:
         vectors = self.known([one for one in texts if one not in fresh])
         report.cached += len(vectors)
         missing = [one for one in texts if one not in vectors]
+        counts = self._token_counts(missing, texts)
+        report.tokens += sum(counts.values())
+        self._warn_of_cut_texts(planned, counts, report)
         errors = self._embed(missing, texts, vectors, report)
         for planned_document in planned:
             for chunk in planned_document.revision.new:
+                chunk.token_count = counts.get(chunk.text_hash)
                 if chunk.embedding_hash is None and chunk.text_hash in errors:
                     chunk.error = errors[chunk.text_hash]
                     chunk.attempts += 1
         return vectors
+
+    def _token_counts(self, missing: Sequence[bytes], texts: dict[bytes, str]) -> dict[bytes, int]:
+        if self._embedder is None or not missing:
+            return {}
+        return dict(zip(missing, self._embedder.token_counts([texts[one] for one in missing]), strict=True))
+
+    def _warn_of_cut_texts(
+        self, planned: Sequence[PlannedDocument], counts: dict[bytes, int], report: SyncReport
+    ) -> None:
+        """The model reads no more than its limit: say which documents lose the end of a chunk."""
+        limit = self._embedder.max_tokens if self._embedder else None
+        if limit is None:
+            return
+        for one in planned:
+            cut = [chunk.position for chunk in one.revision.new if counts.get(chunk.text_hash, 0) > limit]
+            if cut:
+                report.warnings.append(
+                    f"{one.revision.document_id}: {len(cut)} chunks are longer than the {limit} tokens that the embedder "
+                    f"reads (first: position {cut[0]}); their ends are not in the vectors. Cut smaller chunks."
+                )
 
     def for_texts(self, texts: dict[bytes, str], report: SyncReport) -> dict[bytes, Vector]:
         """Vectors of texts by their hash, embedded where none exists; texts that cannot be embedded are left out."""

@@ -57,8 +57,8 @@ def document_digest(document: Document) -> bytes:
             raise InvalidInput(f"A chunk is {type(chunk).__name__}. Give Chunk(content=…).")
         content = text_bytes(chunk.content)
         metadata = canonical(chunk.metadata) if chunk.metadata else b""
-        section = b"" if chunk.section is None else chunk.section.encode(errors="surrogatepass")
-        strategy = b"" if chunk.chunk_strategy is None else chunk.chunk_strategy.encode()
+        section = b"" if chunk.section is None else label_bytes("section", chunk.section)
+        strategy = b"" if chunk.chunk_strategy is None else label_bytes("chunk_strategy", chunk.chunk_strategy)
         vector = None if chunk.embedding is None else vector_bytes(chunk.embedding)
         parts += (
             struct.pack(
@@ -89,6 +89,16 @@ def text_bytes(content: Any) -> bytes:
             f"A chunk's text is not valid Unicode (lone surrogate at character {error.start}). "
             "Decode the source with errors='replace', or fix it."
         ) from None
+
+
+def label_bytes(name: str, label: Any) -> bytes:
+    """The UTF-8 of a chunk's section or strategy, or of a document's tenant; InvalidInput if it is no text."""
+    if not isinstance(label, str):
+        raise InvalidInput(f"The {name} is {type(label).__name__} {label!r}, not text.")
+    try:
+        return label.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"The {name} {label!r} is not valid Unicode.") from None
 
 
 def checked_text(chunk: Chunk) -> bytes:

@@ -27,7 +27,7 @@ from shelflist.core.types import (
 )
 from shelflist.embedders.protocol import Embedder
 from shelflist.indexing.embedding import VectorSource
-from shelflist.indexing.identity import document_digest
+from shelflist.indexing.identity import document_digest, label_bytes
 from shelflist.indexing.plan import PlannedDocument, plan_document
 from shelflist.indexing.protocol import Source, Unchanged, Unreadable
 from shelflist.indexing.write import Writer, count_changes
@@ -134,6 +134,8 @@ class Sync:
                 else:
                     self._kept_ids.add(item.document_id)
                 continue
+            if not self._acceptable(item):
+                continue
             tenant = self._tenant_of(item)
             by_tenant.setdefault(tenant, []).append(item)
         for tenant, group in by_tenant.items():
@@ -141,6 +143,29 @@ class Sync:
         self._done += len(items)
         if self._progress:
             self._progress(Progress("planning" if self._dry else "syncing", self._done, self._total, "documents"))
+
+    def _acceptable(self, item: Document | Unchanged) -> bool:
+        """Whether this can be a document at all; if not, it is reported and the pass goes on."""
+        try:
+            if not isinstance(item, (Document, Unchanged)):
+                raise InvalidInput(
+                    f"A pass holds {type(item).__name__} {item!r:.80}. Give Document(document_id, chunks)."
+                )
+            checked_document_id(item.document_id)
+            if isinstance(item, Document):
+                if item.tenant is not None:
+                    label_bytes("tenant", item.tenant)
+                if item.revision is not None and (type(item.revision) is not int or not 1 <= item.revision < 2**62):
+                    raise InvalidInput(
+                        f"The revision {item.revision!r} is not an int from 1 on. Leave it out to let the ledger count."
+                    )
+        except InvalidInput as error:
+            if self._single:
+                raise
+            name = str(getattr(item, "document_id", "?"))
+            self._fail(name.encode(errors="backslashreplace").decode(), str(error))
+            return False
+        return True
 
     def _tenant_of(self, item: Document | Unchanged) -> str:
         tenant = item.tenant if isinstance(item, Document) else self._default_tenant
@@ -164,7 +189,7 @@ class Sync:
 
     def _compare(self, tenant: str, items: Sequence[Document | Unchanged], *, again: bool = False) -> None:
         source_id = self._source_id(tenant)
-        ids = [checked_document_id(item.document_id) for item in items]
+        ids = [item.document_id for item in items]
         known = self._ledger.documents.find(self._collection.collection_id, tenant, ids)
         changed: list[tuple[Document, bytes]] = []
         renewed: list[tuple[int, int, bytes | None]] = []

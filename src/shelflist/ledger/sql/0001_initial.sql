@@ -84,7 +84,7 @@ CREATE TABLE sl_states (
     vector_hash   BLOB,                   -- of the vector as stored, where no second copy of it is kept
     attempts      INTEGER NOT NULL DEFAULT 0,
     error         TEXT,
-    lease_owner   TEXT,
+    lease_owner   TEXT,                   -- leases of single chunks are for workers; a sync leases whole revisions
     lease_until   REAL,
     purge_after   REAL,                   -- set when condemned
     PRIMARY KEY (chunk_key, generation_id) -- chunk first: no planner should start from a whole generation
