@@ -139,7 +139,13 @@ def _uuid5(namespace: bytes, name: bytes) -> bytes:
 
 
 def _prefixed(*parts: bytes | None) -> bytes:
-    return b"".join(_ABSENT if part is None else _length(len(part)) + part for part in parts)
+    pieces: list[bytes] = []
+    for part in parts:
+        if part is None:
+            pieces.append(_ABSENT)
+        else:
+            pieces += (_length(len(part)), part)
+    return b"".join(pieces)
 
 
 def document_name(tenant: str | None, document_id: str) -> bytes:

@@ -37,6 +37,7 @@ from shelflist.ledger.ledger import Ledger
 from shelflist.ledger.revisions import Revision
 
 _DOCUMENTS_PER_BATCH = 1_000
+_DOCUMENTS_PER_WRITE = 5_000
 _CHUNKS_PER_WRITE = 12_000
 _BYTES_PER_WRITE = 48_000_000
 _ATTEMPTS = 8
@@ -273,7 +274,7 @@ class Sync:
             if (
                 self._pending_chunks >= _CHUNKS_PER_WRITE
                 or self._pending_bytes >= _BYTES_PER_WRITE
-                or len(self._planned) >= _DOCUMENTS_PER_BATCH
+                or len(self._planned) >= _DOCUMENTS_PER_WRITE
             ):
                 self._write()
 
