@@ -12,7 +12,7 @@
     ├── SourceConflict  RemovalRefused
     ├── StoreError             StoreUnavailable  StoreReadOnly  StoreFull  StoreDamaged  CacheDamaged
     │                          MarkerMismatch
-    └── LedgerError            LedgerTooNew  LedgerBusy
+    └── LedgerError            LedgerTooNew  LedgerBusy  SearchUnsettled
 
 Every message says what is wrong, why, and what to do next. `Transient` marks errors that a retry may cure;
 everything else is final until somebody changes something.
@@ -197,6 +197,10 @@ class LedgerError(ShelflistError):
 
 class LedgerTooNew(LedgerError):
     """The ledger was written by a newer version of Shelflist."""
+
+
+class SearchUnsettled(LedgerError, Transient):
+    """Documents changed under every try of a search, so that no answer is of one moment."""
 
 
 class LedgerBusy(LedgerError, Transient):

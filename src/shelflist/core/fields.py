@@ -108,6 +108,9 @@ class Fields(Mapping[str, FieldType]):
                 raise WrongFieldType(f"Metadata key {shown_value(name)} is not a string.")
             name = _str(name, name)
             kind = self._types.get(name)
+            if type(value) is str and value.isascii() and (kind is None or kind is FieldType.STR):
+                stored[name] = value  # what most metadata is, and nothing can be wrong with it
+                continue
             stored[name] = _plain(name, value) if kind is None or value is None else stored_value(name, kind, value)
         return stored
 
@@ -156,6 +159,8 @@ def shown_value(value: Any) -> str:
 
 
 def _str(name: str, value: Any, kind: FieldType = FieldType.STR) -> str:
+    if type(value) is str and value.isascii():
+        return value
     if not isinstance(value, str):
         raise _wrong(name, kind, value)
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from shelflist.core.errors import DimensionMismatch, EmbedderMismatch, InvalidVector, ShelflistError
-from shelflist.core.types import Chunk, Document, Failure, IndexStatus, OnFailed, SyncReport, Vector
+from shelflist.core.types import Chunk, Document, Failure, IndexStatus, Metadata, OnFailed, SyncReport, Vector
 from shelflist.indexing.identity import (
     checked_text,
     chunk_id,
@@ -43,7 +43,7 @@ class _Prepared:
     chunk: Chunk
     chunk_id: bytes
     text_hash: bytes
-    metadata: str
+    stored: Metadata
     metadata_hash: bytes
     vector: Vector | None
     embedding_hash: bytes | None
@@ -106,7 +106,8 @@ def plan_document(
                 token_count=None,
                 section=item.chunk.section,
                 chunk_strategy=item.chunk.chunk_strategy,
-                metadata=item.metadata,
+                metadata=orjson.dumps(item.stored).decode(),
+                stored=item.stored,
                 content=item.chunk.content,
                 attempts=member.attempts if member is not None and member.index_status is IndexStatus.FAILED else 0,
             )
@@ -136,7 +137,7 @@ def _prepare(collection: CollectionRecord, document: Document) -> tuple[list[_Pr
                 chunk,
                 name,
                 text_hash,
-                orjson.dumps(stored).decode(),
+                stored,
                 shown_hash,
                 vector,
                 None if vector is None else hash_of(vector_bytes(vector)),

@@ -40,6 +40,9 @@ _DOCUMENTS_PER_BATCH = 1_000
 _DOCUMENTS_PER_WRITE = 5_000
 _CHUNKS_PER_WRITE = 12_000
 _BYTES_PER_WRITE = 48_000_000
+_SECONDS_PER_BATCH = 0.5
+_SECONDS_PER_WRITE = 2.0
+"""A slow source is written, and searchable, bit by bit; and an interrupt loses no more than this of its work."""
 _ATTEMPTS = 8
 _REMOVAL_SHARE = 1 / 3
 
@@ -77,6 +80,7 @@ class Sync:
         self._source = source
         self._default_tenant = tenant
         self._single = single
+        self._replanning = False
         self._on_failed = on_failed
         self._wait = wait
         self._progress = progress
@@ -89,6 +93,7 @@ class Sync:
         self._planned: list[PlannedDocument] = []
         self._documents: dict[int, Document] = {}
         self._pending_chunks = 0
+        self._written_at = time.monotonic()
         self._pending_bytes = 0
         self._planned_texts: set[bytes] = set()
         self._done = 0
@@ -271,18 +276,23 @@ class Sync:
             self._documents[id(planned)] = document
             self._pending_chunks += len(planned.revision.new)
             self._pending_bytes += sum(len(chunk.content) for chunk in planned.revision.new)
-            if (
-                self._pending_chunks >= _CHUNKS_PER_WRITE
-                or self._pending_bytes >= _BYTES_PER_WRITE
-                or len(self._planned) >= _DOCUMENTS_PER_WRITE
-            ):
+            if not self._replanning and self._is_full():
                 self._write()
+
+    def _is_full(self) -> bool:
+        return (
+            self._pending_chunks >= _CHUNKS_PER_WRITE
+            or self._pending_bytes >= _BYTES_PER_WRITE
+            or len(self._planned) >= _DOCUMENTS_PER_WRITE
+            or time.monotonic() - self._written_at > _SECONDS_PER_WRITE
+        )
 
     def _write(self) -> None:
         """Write what has been planned; documents that another writer changed meanwhile are planned again."""
         planned, documents = self._planned, self._documents
         self._planned, self._documents = [], {}
         self._pending_chunks = self._pending_bytes = 0
+        self._written_at = time.monotonic()
         for attempt in range(_ATTEMPTS):
             if not planned:
                 return
@@ -306,10 +316,11 @@ class Sync:
         by_tenant: dict[str, list[Document | Unchanged]] = {}
         for document in documents:
             by_tenant.setdefault(document.tenant or "", []).append(document)
-        pending, self._pending_chunks = self._pending_chunks, -(10**12)  # no write from inside a write
+        self._replanning = True  # no write from inside a write
         for tenant, group in by_tenant.items():
             self._compare(tenant, group, again=True)
-        self._pending_chunks = pending
+        self._replanning = False
+        self._pending_chunks = self._pending_bytes = 0
 
     def _estimate(self, planned: Sequence[PlannedDocument]) -> None:
         texts = {
@@ -442,15 +453,17 @@ def checked_document_id(document_id: object) -> str:
 
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Up to a thousand items, fewer when they bring many chunks."""
+    """Up to a thousand items, fewer when they bring many chunks or take long to come."""
     batch: list[Item] = []
     chunks = 0
+    began = time.monotonic()
     for item in items:
         batch.append(item)
         if isinstance(item, Document):
             chunks += len(item.chunks)
-        if len(batch) >= _DOCUMENTS_PER_BATCH or chunks >= _CHUNKS_PER_WRITE:
+        full = len(batch) >= _DOCUMENTS_PER_BATCH or chunks >= _CHUNKS_PER_WRITE
+        if full or time.monotonic() - began > _SECONDS_PER_BATCH:
             yield batch
-            batch, chunks = [], 0
+            batch, chunks, began = [], 0, time.monotonic()
     if batch:
         yield batch

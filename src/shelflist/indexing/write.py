@@ -127,7 +127,7 @@ class Writer:
                         document_id=revision.document_id,
                         tenant_id=revision.tenant or None,
                         content=chunk.content,
-                        metadata=orjson.loads(chunk.metadata),
+                        metadata=orjson.loads(chunk.metadata) if chunk.stored is None else chunk.stored,
                         vector=vector,
                     )
                 )

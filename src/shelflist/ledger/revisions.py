@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from shelflist.core.transaction import Database, Transaction
-from shelflist.core.types import IndexStatus
+from shelflist.core.types import IndexStatus, Metadata
 from shelflist.ledger.documents import current_revisions
 
 LEASE_SECONDS = 60.0
@@ -41,6 +41,8 @@ class NewChunk:
     attempts: int = 0
     chunk_key: int = 0
     vector_hash: bytes | None = None
+    stored: Metadata | None = None
+    """`metadata` as the dict it was made from, while it is at hand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from shelflist.core.errors import EmbedderMismatch, InvalidInput
+from shelflist.core.errors import EmbedderMismatch, InvalidInput, SearchUnsettled
 from shelflist.core.filters.nodes import Filter
 from shelflist.core.types import Candidates, Explanation, Hit, Hits, IndexStatus, Mode, Reranker, SearchParams, Vector
 from shelflist.embedders.protocol import Embedder
@@ -165,8 +165,11 @@ class Searcher:
             answer = ask()
             generation = self._collection.generation_id
             if not self._ledger.documents.moved(generation, list(self._asked), list(self._passed), since):
-                break
-        return answer
+                return answer
+        raise SearchUnsettled(
+            f"Documents of {self._collection.name!r} kept changing while {_TRIES} tries of this search looked at them. "
+            "Search again."
+        )
 
     def _grouped(
         self, text: str | None, vector: Vector | None, scope: Scope, mode: Mode, request: Request, wanted: int
