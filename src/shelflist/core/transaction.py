@@ -20,6 +20,10 @@ class Transaction(Protocol):
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> Any: ...
 
+    def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows of equal length into `into`: a table, or `table (column, …)`. The quick way for many rows."""
+        ...
+
 
 class Database(Protocol):
     """Where transactions come from. Two databases with the same `identity` are one database."""

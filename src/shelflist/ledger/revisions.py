@@ -124,7 +124,17 @@ class Revisions:
                     document_key += 1
                     revision.document_key = document_key
                     documents.append(
-                        (document_key, collection_id, revision.tenant, revision.document_id, revision.source_id, now)
+                        (
+                            document_key,
+                            collection_id,
+                            revision.tenant,
+                            revision.document_id,
+                            revision.source_id,
+                            0,
+                            0,
+                            0,
+                            now,
+                        )
                     )
                 for chunk in revision.new:
                     chunk_key += 1
@@ -152,16 +162,14 @@ class Revisions:
                     states.append(
                         (generation_id, chunk_key, str(status), acknowledged, vector_hash, chunk.attempts, chunk.error)
                     )
-            tx.executemany(
-                "INSERT INTO sl_documents (document_key, collection_id, tenant_id, document_id, source_id, revision, "
-                "next_revision, chunk_count, updated_at) VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?)",
+            tx.insert(
+                "sl_documents (document_key, collection_id, tenant_id, document_id, source_id, revision, "
+                "next_revision, chunk_count, updated_at)",
                 documents,
             )
-            tx.executemany(f"INSERT INTO sl_chunks VALUES ({', '.join('?' * 14)})", chunks)
-            tx.executemany(
-                "INSERT INTO sl_states (generation_id, chunk_key, index_status, acknowledged, vector_hash, attempts, "
-                "error) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                states,
+            tx.insert("sl_chunks", chunks)
+            tx.insert(
+                "sl_states (generation_id, chunk_key, index_status, acknowledged, vector_hash, attempts, error)", states
             )
             if durable:
                 self._record_intents(tx, generation_id, good, now)
@@ -238,7 +246,7 @@ class Revisions:
                     now + LEASE_SECONDS,
                 )
             )
-        tx.executemany(f"INSERT INTO sl_revisions VALUES ({', '.join('?' * 10)})", rows)
+        tx.insert("sl_revisions", rows)
         tx.executemany(
             "UPDATE sl_documents SET next_revision = ? WHERE document_key = ?",
             ((one.number, one.document_key) for one in revisions),

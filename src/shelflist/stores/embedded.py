@@ -130,7 +130,6 @@ class EmbeddedStore:
                 "metadata TEXT NOT NULL)"
             )
             tx.execute(f"CREATE INDEX {name}_status ON {name} (index_status)")
-            tx.execute(f"CREATE INDEX {name}_document ON {name} (document_id)")
             if spec.tenanted:
                 tx.execute(f"CREATE INDEX {name}_tenant ON {name} (tenant_id, index_status)")
             tx.execute(f"CREATE TABLE {name}_vectors (row INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
@@ -207,16 +206,15 @@ class EmbeddedStore:
                 words.append(KeywordRow(row, point.content, point.tenant_id))
             if rows:
                 fields = "".join(f", {field_column(field)}" for field in spec.fields)
-                marks = ", ".join("?" * (8 + len(spec.fields)))
                 listing = self._list_keywords(tx, name, words, above=last_row)
                 try:
-                    tx.executemany(
-                        f"INSERT INTO {name} (row, point_id, chunk_id, document_id, tenant_id, index_status, content, "
-                        f"metadata{fields}) VALUES ({marks})",
+                    tx.insert(
+                        f"{name} (row, point_id, chunk_id, document_id, tenant_id, index_status, content, "
+                        f"metadata{fields})",
                         rows,
                     )
-                    tx.executemany(f"INSERT INTO {name}_vectors VALUES (?, ?)", blobs)
-                    tx.executemany(f"INSERT INTO {name}_lists VALUES (?, ?, ?)", members)
+                    tx.insert(f"{name}_vectors", blobs)
+                    tx.insert(f"{name}_lists", members)
                 except BaseException:
                     listing.abandon()
                     raise

@@ -72,7 +72,7 @@ CREATE TABLE sl_chunks (
     content        TEXT NOT NULL
 );
 CREATE INDEX sl_chunks_document ON sl_chunks (document_key);
-CREATE INDEX sl_chunks_text ON sl_chunks (text_hash);
+CREATE INDEX sl_chunks_text ON sl_chunks (text_hash) WHERE embedding_hash IS NULL;
 
 -- The state of a point in a generation.
 CREATE TABLE sl_states (
