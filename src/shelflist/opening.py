@@ -15,7 +15,6 @@ from shelflist.core.errors import (
     ConfigError,
     EmbedderMismatch,
     MarkerMismatch,
-    UnknownStore,
 )
 from shelflist.core.fields import Fields
 from shelflist.core.transaction import Database
@@ -29,12 +28,10 @@ from shelflist.indexing.write import Writer
 from shelflist.ledger.catalog import Catalog, CollectionRecord
 from shelflist.ledger.ledger import Ledger
 from shelflist.ledger.schema import is_ledger
-from shelflist.stores.embedded import EmbeddedStore
-from shelflist.stores.memory import MemoryStore
 from shelflist.stores.protocol import GenerationSpec, Store
+from shelflist.stores.registry import open_store, require_scheme
 
 DEFAULT_TARGET_RECALL = 0.95
-_SCHEMES = ("file", "memory")
 
 
 class _UnsetType(Enum):
@@ -156,11 +153,10 @@ def open_parts(url: str, name: str, wanted: Wanted, *, ledger: str | None, creat
     if not isinstance(name, str) or not name:
         raise ConfigError(f"A collection's name is a non-empty str, got {name!r}.")
     place = parse_url(url)
-    if place.scheme not in _SCHEMES:
-        raise UnknownStore(f"No store answers to {place.scheme!r}: in {place}. Use file:DIRECTORY or memory:")
+    require_scheme(place)
     if not create and not _exists(place, ledger):
         raise CollectionNotFound(_not_found(name, place))
-    store = _open_store(place, busy_timeout)
+    store = open_store(place, busy_timeout)
     database: Database | None = None
     try:
         database = _ledger_database(place, store, ledger, busy_timeout)
@@ -168,7 +164,7 @@ def open_parts(url: str, name: str, wanted: Wanted, *, ledger: str | None, creat
         record = opened.catalog.find(name)
         if record is None and not create:
             raise CollectionNotFound(_not_found(name, place, opened.catalog.names()))
-        _check_marker(store, opened, place, fresh=not opened.catalog.names())
+        _check_marker(store, opened, place, name, known=record is not None)
         embedder = _embedder(wanted, record)
         if record is None:
             record = _create(opened, store, name, wanted, embedder)
@@ -187,7 +183,7 @@ def collection_names(url: str, ledger: str | None = None) -> list[str]:
     place = parse_url(url)
     if not _exists(place, ledger):
         return []
-    store = _open_store(place, 30.0)
+    store = open_store(place, 30.0)
     database = _ledger_database(place, store, ledger, 30.0)
     try:
         return Catalog(database).names() if is_ledger(database) else []
@@ -205,12 +201,6 @@ def generation_spec(record: CollectionRecord) -> GenerationSpec:
         fields=record.fields,
         tenanted=record.tenancy == "required",
     )
-
-
-def _open_store(place: StoreUrl, busy_timeout: float) -> Store:
-    if place.scheme == "memory":
-        return MemoryStore()
-    return EmbeddedStore(Path(place.path), busy_timeout=busy_timeout)
 
 
 def _ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float) -> Database:
@@ -237,18 +227,23 @@ def _not_found(name: str, place: StoreUrl, names: Sequence[str] = ()) -> str:
     return f"No collection {name!r} at {place}.{there} Make it with: shelflist init --url {place} --collection {name}"
 
 
-def _check_marker(store: Store, ledger: Ledger, place: StoreUrl, *, fresh: bool) -> None:
-    marker = store.read_marker()
-    if marker == ledger.ledger_id or (marker is None and fresh):
+def _check_marker(store: Store, ledger: Ledger, place: StoreUrl, name: str, *, known: bool) -> None:
+    marker = store.read_marker(name)
+    if marker == ledger.ledger_id or (marker is None and not known):
         return
-    if marker is None and not store.capabilities.durable:
+    if marker is not None:
         raise MarkerMismatch(
-            f"The ledger has collections, and the store {place} has nothing of them: it does not outlive its process. "
-            "Use a file: store, or a ledger in memory (leave ledger= out)."
+            f"The collection {name!r} in the store {place} belongs to another ledger ({marker}; this one is "
+            f"{ledger.ledger_id}). Open it with the ledger it was made with (ledger=…, --ledger, SHELFLIST_LEDGER)."
+        )
+    if not store.capabilities.durable:
+        raise MarkerMismatch(
+            f"The ledger knows the collection {name!r}, and the store {place} has nothing of it: it does not outlive its "
+            "process. Use a file: store, or a ledger in memory (leave ledger= out)."
         )
     raise MarkerMismatch(
-        f"The store {place} belongs to another ledger ({marker or 'none'}; this one is {ledger.ledger_id}). Open it with "
-        "the ledger it was made with (ledger=…, --ledger, SHELFLIST_LEDGER)."
+        f"The ledger knows the collection {name!r}, and the store {place} has nothing of it: it is another store, or was "
+        "emptied. Check the URL; or drop the collection (shelflist drop) and sync again."
     )
 
 
@@ -300,7 +295,7 @@ def _create(ledger: Ledger, store: Store, name: str, wanted: Wanted, embedder: E
             index=wanted.index,
         )
         store.create(generation_spec(record))
-        store.write_marker(ledger.ledger_id)
+        store.write_marker(name, ledger.ledger_id)
     return record
 
 

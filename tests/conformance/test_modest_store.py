@@ -24,7 +24,7 @@ class ModestStore(MemoryStore):
         metrics=frozenset({"l2"}),
         filter_operators=frozenset({Operator.EQ, Operator.NE, Operator.IN, Operator.GE, Operator.LT}),
         exact=False,
-        keyword=False,
+        keyword=None,
         max_dimensions=64,
         max_batch=60,
         visibility="after_flush",
@@ -58,7 +58,7 @@ class ModestStore(MemoryStore):
 
     def keyword_search(self, spec: GenerationSpec, text: str, *, limit: int, scope: Scope) -> Candidates:
         self.capabilities.require_keyword()
-        raise AssertionError("keyword=False must refuse")
+        raise AssertionError("keyword=None must refuse")
 
     def _matching(self, spec: GenerationSpec, scope: Scope) -> list[Point]:
         if scope.filter is not None:

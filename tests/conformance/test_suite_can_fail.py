@@ -234,7 +234,7 @@ class ClaimsLess(MemoryStore):
         MemoryStore.capabilities,
         metrics=frozenset({"cosine"}),
         filter_operators=frozenset(Operator) - {Operator.STARTS_WITH},
-        keyword=False,
+        keyword=None,
         exact=False,
         max_dimensions=64,
     )
@@ -247,7 +247,7 @@ class ClaimsLess(MemoryStore):
 
 
 class ForgetsMarker(MemoryStore):
-    def read_marker(self) -> str | None:
+    def read_marker(self, collection: str) -> str | None:
         return None
 
 
@@ -260,7 +260,7 @@ class ForgetsNewFields(MemoryStore):
         kept = [(p, {k: v for k, v in p.metadata.items() if k in known}) for p in points]
         return [p for p, metadata in kept if scope.filter.matches(metadata)]
 
-    def add_fields(self, old: GenerationSpec, new: GenerationSpec) -> None:
+    def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: object) -> None:
         """Does nothing."""
 
 
@@ -322,7 +322,7 @@ FAULTS: dict[str, Answer] = {
     "unclaimed keyword leg": (ClaimsLess, "test_no_query_is_a_syntax_error", {}),
     "unclaimed exact": (ClaimsLess, "test_exact_where_claimed", {}),
     "unclaimed dimensions": (ClaimsLess, "test_dimension_limit", {}),
-    "forgets the marker": (ForgetsMarker, "test_marker", {}),
+    "forgets the marker": (ForgetsMarker, "test_markers_name_the_ledger_of_each_collection", {}),
     "forgets new fields": (ForgetsNewFields, "test_add_fields_reaches_old_and_new_points", {}),
     "repair revives": (RepairRevives, "test_repair_loses_nothing", {}),
     "half batches": (ShowsHalfBatches, "test_readers_beside_writers", {}),
@@ -349,7 +349,11 @@ def test_a_faulty_store_fails(suite: Suite, fault: str) -> None:
         store.create(spec)
         return spec
 
-    needs = {} if name in ("test_marker", "test_random_filters") else {"generation": generation}
+    needs = (
+        {}
+        if name in ("test_markers_name_the_ledger_of_each_collection", "test_random_filters")
+        else {"generation": generation}
+    )
     with pytest.raises((AssertionError, Failed, StoreError)):
         getattr(suite, name)(store=store, **needs, **arguments)
 

@@ -12,7 +12,12 @@ from shelflist.core.types import IndexSpec, Metric
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The abilities of one store. What is not claimed raises `Unsupported…`."""
+    """The abilities of one store. What is not claimed raises `Unsupported…`.
+
+    `keyword`: how its keyword leg scores, by BM25 or by frequency alone; None: it has no such leg. `holds`: whether a
+    point comes back with its text and all its metadata, or with the declared fields only. `vectors`: whether they come back as written or, under cosine, with length 1. `quantization`: what `quantization=` of
+    an index may say. `hybrid`: whether `fusion="native"` works. `versions`: the servers it is made for, oldest to newest.
+    """
 
     store: str
     index_kinds: frozenset[str]
@@ -20,13 +25,18 @@ class Capabilities:
     filter_operators: frozenset[Operator]
     filtering: Literal["pre", "in-traversal", "post"]
     exact: bool
-    keyword: bool
+    keyword: Literal["bm25", "frequency"] | None
     max_dimensions: int
     max_batch: int
     visibility: Literal["immediate", "after_flush", "eventual"]
     tenancy: Literal["filter", "partition", "native"]
     concurrent_writers: bool
     durable: bool
+    hybrid: bool = False
+    quantization: frozenset[str] = frozenset()
+    holds: Literal["everything", "declared"] = "everything"
+    vectors: Literal["exact", "normalised"] = "exact"
+    versions: str = ""
 
     def require_index(self, index: IndexSpec | None, metric: Metric, dimensions: int) -> None:
         """Raise UnsupportedIndex unless the store can build this index."""
@@ -34,6 +44,11 @@ class Capabilities:
             raise UnsupportedIndex(
                 f"The {self.store} store has no {index.kind} index (it has: {', '.join(sorted(self.index_kinds))}). "
                 "Leave index= out to get the best that it has."
+            )
+        if index is not None and index.quantization is not None and index.quantization not in self.quantization:
+            known = ", ".join(sorted(self.quantization)) or "none"
+            raise UnsupportedIndex(
+                f"The {self.store} store has no {index.quantization} quantization (it has: {known}). Leave it out."
             )
         if metric not in self.metrics:
             raise UnsupportedIndex(
@@ -49,5 +64,11 @@ class Capabilities:
             raise UnsupportedFilter(f"The {self.store} store has no filter operator {operator.value!r}.")
 
     def require_keyword(self) -> None:
-        if not self.keyword:
+        if self.keyword is None:
             raise UnsupportedOperation(f"The {self.store} store has no keyword search.")
+
+    def require_hybrid(self) -> None:
+        if not self.hybrid:
+            raise UnsupportedOperation(
+                f"The {self.store} store has no hybrid search of its own. Leave fusion= out, or use 'convex' or 'rrf'."
+            )

@@ -10,8 +10,8 @@
     ├── EmbedderError          EmbedderMismatch  EmbedderUnavailable
     ├── TenantRequired  TenantForbidden
     ├── SourceConflict  RemovalRefused
-    ├── StoreError             StoreUnavailable  StoreReadOnly  StoreFull  StoreDamaged  CacheDamaged
-    │                          MarkerMismatch
+    ├── StoreError             StoreUnavailable  StoreTimeout  StoreDenied  StoreReadOnly  StoreFull  StoreDamaged
+    │                          CacheDamaged  StoreMismatch  MarkerMismatch
     └── LedgerError            LedgerTooNew  LedgerBusy  SearchUnsettled
 
 Every message says what is wrong, why, and what to do next. `Transient` marks errors that a retry may cure;
@@ -169,6 +169,18 @@ class StoreError(ShelflistError):
 
 class StoreUnavailable(StoreError, Transient):
     """The store cannot be reached now."""
+
+
+class StoreTimeout(StoreError, Transient):
+    """The store did not answer in the time that `timeout=` allows."""
+
+
+class StoreDenied(StoreError):
+    """The store refuses the user, the password or the API key."""
+
+
+class StoreMismatch(StoreError):
+    """The place of a generation in the store was made with another dimension, metric or shape."""
 
 
 class StoreReadOnly(StoreError):

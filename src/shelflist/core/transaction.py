@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -23,6 +24,18 @@ class Transaction(Protocol):
     def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows of equal length into `into`: a table, or `table (column, …)`. The quick way for many rows."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LiveClause:
+    """The ledger's check of one candidate as SQL, for a store in the same database to join to its own statement.
+
+    `sql` is a SELECT that gives one row if the candidate may be shown, none if not. The candidate's id stands in it as
+    the column `found.point_id`; values are `?`, in the order of `parameters`. What the columns mean is the ledger's matter.
+    """
+
+    sql: str
+    parameters: tuple[Any, ...] = ()
 
 
 class Database(Protocol):

@@ -65,10 +65,15 @@ class Document:
     source_digest: bytes | None = None
 
 
+Quantization = Literal["half", "scalar", "binary"]
+"""Smaller vectors inside an index: 16-bit floats, 8-bit integers, or sign bits, rescored by the whole vectors."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flat:
     """Exact scan."""
 
+    quantization: Quantization | None = None
     kind: Literal["flat"] = "flat"
 
 
@@ -78,16 +83,24 @@ class Ivf:
 
     nlist: int | None = None
     nprobe: int | None = None
+    quantization: Quantization | None = None
     kind: Literal["ivf"] = "ivf"
 
 
 @dataclass(frozen=True, slots=True)
 class Hnsw:
-    """Graph: `m` links a node, `ef_construction` candidates while building, `ef_search` while searching."""
+    """Graph: `m` links a node, `ef_construction` candidates while building, `ef_search` while searching.
+
+    `full_scan_threshold`: a search that fewer rows match is exact. `indexing_threshold`: rows from which the graph is
+    built. None leaves each to the store.
+    """
 
     m: int = 16
     ef_construction: int = 128
     ef_search: int | None = None
+    full_scan_threshold: int | None = None
+    indexing_threshold: int | None = None
+    quantization: Quantization | None = None
     kind: Literal["hnsw"] = "hnsw"
 
 
@@ -135,12 +148,15 @@ class Candidates:
 
     `exhausted` is true when no further matching candidate exists: the caller need not ask for more.
     `exact` is true when no approximate index was involved. `plan` is a short sentence for people.
+    `live`: by point id, the row of the scope's live clause for each candidate that the ledger lets through; None when
+    the store was not given one, or does not join it.
     """
 
     items: Sequence[Candidate]
     exact: bool
     exhausted: bool
     plan: str
+    live: Mapping[bytes, Sequence[Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

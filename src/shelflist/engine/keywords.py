@@ -300,6 +300,19 @@ def _analyzer() -> tantivy.TextAnalyzer:
     return builder.filter(tantivy.Filter.stemmer("english")).build()
 
 
+class Analyzer:
+    """Text as the terms that the keyword index knows it by: for stores that bring a keyword leg and no such analyser."""
+
+    def __init__(self) -> None:
+        self._analyzer = _analyzer()
+        self._lock = threading.Lock()
+
+    def terms(self, text: str) -> list[str]:
+        """Lower-case stems in the order of the text, repeated as often as they stand in it."""
+        with self._lock:
+            return list(self._analyzer.analyze(text))
+
+
 def _is_writable(path: Path) -> bool:
     lock = path / ".tantivy-meta.lock"
     return os.access(path, os.W_OK) and (not lock.exists() or os.access(lock, os.W_OK))

@@ -20,7 +20,7 @@ def add_fields(
     with ledger.database.write():
         ledger.catalog.set_fields(record.collection_id, new.fields)
         ledger.documents.set_metadata(changed)
-        store.add_fields(old, new)
+        store.add_fields(old, new, ledger.documents.metadata_by_point(record.generation_id))
 
 
 def _changed(ledger: Ledger, record: CollectionRecord, old: Fields, new: Fields) -> list[tuple[str, bytes, int]]:

@@ -278,6 +278,22 @@ class Documents:
             last = rows[-1][0]
             yield from rows
 
+    def metadata_by_point(self, generation_id: int) -> Iterator[tuple[bytes, Metadata]]:
+        """Of every point of the generation: its id and metadata in stored form."""
+        last = 0
+        while True:
+            with self._database.read() as tx:
+                rows = tx.execute(
+                    "SELECT c.chunk_key, c.point_id, c.metadata FROM sl_states s JOIN sl_chunks c USING (chunk_key) "
+                    "WHERE s.generation_id = ? AND c.chunk_key > ? ORDER BY c.chunk_key LIMIT 5000",
+                    (generation_id, last),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            for _, point_id, metadata in rows:
+                yield point_id, orjson.loads(metadata)
+
     def set_metadata(self, rows: Sequence[tuple[str, bytes, int]]) -> None:
         """Metadata and its hash by chunk_key, when a declaration changes its stored form and not its meaning."""
         with self._database.write() as tx:

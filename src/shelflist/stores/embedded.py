@@ -15,7 +15,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 
+from shelflist.config import StoreUrl
 from shelflist.core.capabilities import Capabilities
 from shelflist.core.errors import CacheDamaged, StoreError, StoreFull, StoreReadOnly, TenantRequired
 from shelflist.core.fields import Fields, FieldType
@@ -46,7 +47,7 @@ from shelflist.engine.exact import nearest, prepared
 from shelflist.engine.keywords import KeywordIndex, KeywordIndexDamaged, KeywordRow
 from shelflist.stores._row_cache import RowCache
 from shelflist.stores._sql import compile_sql, field_column
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors
+from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
 
 _UNLISTED_GRACE = 60.0
 """Seconds for which the keyword index keeps deleted rows: longer than a query that began before the delete."""
@@ -86,7 +87,7 @@ class EmbeddedStore:
         filter_operators=frozenset(Operator),
         filtering="pre",
         exact=True,
-        keyword=True,
+        keyword="bm25",
         max_dimensions=65_536,
         max_batch=100_000,
         visibility="immediate",
@@ -109,6 +110,10 @@ class EmbeddedStore:
         self._keywords: dict[str, tuple[str, int, KeywordIndex]] = {}
         self._pid = os.getpid()
 
+    @classmethod
+    def at(cls, place: StoreUrl, *, busy_timeout: float) -> EmbeddedStore:
+        return cls(Path(place.path), busy_timeout=busy_timeout)
+
     @property
     def database(self) -> SqliteDatabase:
         return self._database
@@ -116,12 +121,16 @@ class EmbeddedStore:
     def create(self, spec: GenerationSpec) -> None:
         self.capabilities.require_index(spec.index, spec.metric, spec.dimensions)
         with self._database.write() as tx:
-            tx.execute("CREATE TABLE IF NOT EXISTS store_marker (ledger_id TEXT NOT NULL)")
             tx.execute(
                 "CREATE TABLE IF NOT EXISTS store_generations (name TEXT PRIMARY KEY, last_row INTEGER NOT NULL, "
-                "sequence INTEGER NOT NULL, keywords TEXT NOT NULL, keyword_stamp INTEGER NOT NULL)"
+                "sequence INTEGER NOT NULL, keywords TEXT NOT NULL, keyword_stamp INTEGER NOT NULL, "
+                "dimensions INTEGER NOT NULL, metric TEXT NOT NULL)"
             )
-            if tx.execute("SELECT 1 FROM store_generations WHERE name = ?", (spec.name,)).fetchone():
+            there = tx.execute(
+                "SELECT dimensions, metric FROM store_generations WHERE name = ?", (spec.name,)
+            ).fetchone()
+            if there is not None:
+                require_same_shape(there[0], there[1], spec, str(self.path))
                 return
             name = spec.name
             tx.execute(
@@ -147,7 +156,10 @@ class EmbeddedStore:
                 stamp = index.write([])
             except (OSError, KeywordIndexDamaged) as error:
                 raise self._unwritten(error) from error
-            tx.execute("INSERT INTO store_generations VALUES (?, 0, 0, ?, ?)", (name, place, stamp))
+            tx.execute(
+                "INSERT INTO store_generations VALUES (?, 0, 0, ?, ?, ?, ?)",
+                (name, place, stamp, spec.dimensions, spec.metric),
+            )
 
     def drop(self, name: str) -> None:
         with self._database.write() as tx:
@@ -312,6 +324,12 @@ class EmbeddedStore:
             items = [Candidate(ids[row], value) for row, value in zip(chosen[:limit], scores, strict=False)]
         return Candidates(items, exact=True, exhausted=len(chosen) <= limit, plan=f"BM25 over {len(rows)} rows")
 
+    def hybrid_search(
+        self, spec: GenerationSpec, text: str, vector: Vector, *, limit: int, scope: Scope, params: SearchParams
+    ) -> Candidates:
+        self.capabilities.require_hybrid()
+        raise AssertionError("unreachable: hybrid is not claimed")
+
     def count(self, spec: GenerationSpec, scope: Scope) -> int:
         with self._database.read() as tx:
             sequence = self._generation(tx, spec.name)[0]
@@ -333,18 +351,18 @@ class EmbeddedStore:
     def flush(self, spec: GenerationSpec) -> None:
         """Nothing waits: every write is visible when its transaction commits."""
 
-    def add_fields(self, old: GenerationSpec, new: GenerationSpec) -> None:
+    def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         name = new.name
         added = Fields({field: kind for field, kind in new.fields.items() if field not in old.fields})
         with self._database.write() as tx:
             for field, kind in added.items():
                 _add_column(tx, name, field, kind)
             last = 0
-            while rows := tx.execute(
+            while stored := tx.execute(
                 f"SELECT row, metadata FROM {name} WHERE row > ? ORDER BY row LIMIT 5000", (last,)
             ).fetchall():
-                last = rows[-1][0]
-                for row, text in rows:
+                last = stored[-1][0]
+                for row, text in stored:
                     metadata = orjson.loads(text)
                     if any(metadata.get(field) is not None for field in added):
                         self._backfill(tx, name, row, new.fields.newly_declared(metadata, old.fields), added)
@@ -387,18 +405,21 @@ class EmbeddedStore:
             size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         return {"points": points, "keyword_rows": keyword_rows, "bytes": size}
 
-    def read_marker(self) -> str | None:
+    def read_marker(self, collection: str) -> str | None:
         with self._database.read() as tx:
-            if not _has_table(tx, "store_marker"):
+            if not _has_table(tx, "store_markers"):
                 return None
-            found = tx.execute("SELECT ledger_id FROM store_marker").fetchone()
+            found = tx.execute("SELECT ledger_id FROM store_markers WHERE collection = ?", (collection,)).fetchone()
             return str(found[0]) if found else None
 
-    def write_marker(self, ledger_id: str) -> None:
+    def write_marker(self, collection: str, ledger_id: str | None) -> None:
         with self._database.write() as tx:
-            tx.execute("CREATE TABLE IF NOT EXISTS store_marker (ledger_id TEXT NOT NULL)")
-            tx.execute("DELETE FROM store_marker")
-            tx.execute("INSERT INTO store_marker VALUES (?)", (ledger_id,))
+            tx.execute(
+                "CREATE TABLE IF NOT EXISTS store_markers (collection TEXT PRIMARY KEY, ledger_id TEXT NOT NULL)"
+            )
+            tx.execute("DELETE FROM store_markers WHERE collection = ?", (collection,))
+            if ledger_id is not None:
+                tx.execute("INSERT INTO store_markers VALUES (?, ?)", (collection, ledger_id))
 
     def close(self) -> None:
         with self._lock:
@@ -440,6 +461,10 @@ class EmbeddedStore:
         if scope.tenant is not None:
             conditions.append("p.tenant_id = ?")
             parameters.append(scope.tenant)
+        if scope.point_ids is not None:
+            chosen = _by_ids(tx, f"SELECT row FROM {spec.name}", scope.point_ids)
+            conditions.append("p.row IN (SELECT value FROM json_each(?))")
+            parameters.append(orjson.dumps([row for (row,) in chosen]).decode())
         if scope.filter is not None:
             condition, values = compile_sql(scope.filter, spec.fields, f"{spec.name}_lists")
             conditions.append(f"({condition})")

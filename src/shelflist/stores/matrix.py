@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 
 from shelflist.core.capabilities import Capabilities
-from shelflist.stores.embedded import EmbeddedStore
-from shelflist.stores.memory import MemoryStore
+from shelflist.stores.registry import capabilities
 
 
 def matrix() -> str:
     """docs/stores.md."""
-    stores = [EmbeddedStore.capabilities, MemoryStore.capabilities]
+    stores = capabilities()
     rows = [["", *(one.store for one in stores)]]
     rows.append(["---"] * len(rows[0]))
     rows += [
@@ -29,8 +28,10 @@ def matrix() -> str:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None or value == "":
+        return "no"
     if isinstance(value, frozenset):
-        return ", ".join(sorted(str(one) for one in value))
+        return ", ".join(sorted(str(one) for one in value)) or "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from shelflist.config import StoreUrl
 from shelflist.core.capabilities import Capabilities
 from shelflist.core.errors import TenantRequired
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.transaction import Database
-from shelflist.core.types import Candidate, Candidates, IndexStatus, Point, SearchParams, UpsertResult, Vector
+from shelflist.core.types import Candidate, Candidates, IndexStatus, Metadata, Point, SearchParams, UpsertResult, Vector
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.keywords import KeywordIndex, KeywordRow
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors
+from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class MemoryStore:
         filter_operators=frozenset(Operator),
         filtering="pre",
         exact=True,
-        keyword=True,
+        keyword="bm25",
         max_dimensions=65_536,
         max_batch=100_000,
         visibility="immediate",
@@ -48,9 +49,13 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._generations: dict[str, _Generation] = {}
-        self._marker: str | None = None
+        self._markers: dict[str, str] = {}
         self._next_row = 0
         self._lock = threading.RLock()
+
+    @classmethod
+    def at(cls, place: StoreUrl, *, busy_timeout: float) -> MemoryStore:
+        return cls()
 
     @property
     def database(self) -> Database | None:
@@ -59,7 +64,8 @@ class MemoryStore:
     def create(self, spec: GenerationSpec) -> None:
         self.capabilities.require_index(spec.index, spec.metric, spec.dimensions)
         with self._lock:
-            self._generations.setdefault(spec.name, _Generation(spec))
+            there = self._generations.setdefault(spec.name, _Generation(spec)).spec
+        require_same_shape(there.dimensions, there.metric, spec, "memory:")
 
     def drop(self, name: str) -> None:
         with self._lock:
@@ -131,6 +137,12 @@ class MemoryStore:
         items = [Candidate(point_id, value) for point_id, value in pairs[:limit]]
         return Candidates(items, exact=True, exhausted=len(pairs) <= limit, plan=f"BM25 over {len(matching)} rows")
 
+    def hybrid_search(
+        self, spec: GenerationSpec, text: str, vector: Vector, *, limit: int, scope: Scope, params: SearchParams
+    ) -> Candidates:
+        self.capabilities.require_hybrid()
+        raise AssertionError("unreachable: hybrid is not claimed")
+
     def count(self, spec: GenerationSpec, scope: Scope) -> int:
         return len(self._matching(spec, scope))
 
@@ -142,7 +154,7 @@ class MemoryStore:
     def flush(self, spec: GenerationSpec) -> None:
         """Nothing waits: every write is visible when it returns."""
 
-    def add_fields(self, old: GenerationSpec, new: GenerationSpec) -> None:
+    def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         with self._lock:
             generation = self._generations[new.name]
             generation.spec = new
@@ -168,11 +180,13 @@ class MemoryStore:
             generation = self._generations[spec.name]
             return {"points": len(generation.points), "keyword_rows": generation.keywords.rows}
 
-    def read_marker(self) -> str | None:
-        return self._marker
+    def read_marker(self, collection: str) -> str | None:
+        return self._markers.get(collection)
 
-    def write_marker(self, ledger_id: str) -> None:
-        self._marker = ledger_id
+    def write_marker(self, collection: str, ledger_id: str | None) -> None:
+        self._markers.pop(collection, None)
+        if ledger_id is not None:
+            self._markers[collection] = ledger_id
 
     def close(self) -> None:
         """Keeps everything: the store lives as long as the object."""
@@ -181,9 +195,11 @@ class MemoryStore:
         if spec.tenanted and not scope.tenant:
             raise TenantRequired("This collection is searched per tenant. Use collection.tenant(id).")
         with self._lock:
+            points = self._generations[spec.name].points
+            chosen = points.values() if scope.point_ids is None else self.get(spec, scope.point_ids)
             return [
                 point
-                for point in self._generations[spec.name].points.values()
+                for point in chosen
                 if point.index_status == IndexStatus.INDEXED
                 and (scope.tenant is None or point.tenant_id == scope.tenant)
                 and (scope.filter is None or scope.filter.matches(point.metadata))

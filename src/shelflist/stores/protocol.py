@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import DimensionMismatch, InvalidVector
+from shelflist.core.errors import DimensionMismatch, InvalidVector, StoreMismatch
 from shelflist.core.fields import Fields
 from shelflist.core.filters.nodes import Filter
-from shelflist.core.transaction import Database
-from shelflist.core.types import Candidates, IndexSpec, Metric, Point, SearchParams, UpsertResult, Vector
+from shelflist.core.transaction import Database, LiveClause
+from shelflist.core.types import Candidates, IndexSpec, Metadata, Metric, Point, SearchParams, UpsertResult, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,15 @@ class Scope:
     """What a search, count or scan is restricted to.
 
     `filter` is checked and normalised (see `core.filters`). `tenant` must be given for a tenanted generation.
-    Only points whose `index_status` is `indexed` answer; the ledger checks them once more.
+    Only points whose `index_status` is `indexed` answer; the ledger checks them once more. `point_ids`: only these (at
+    most 10,000), where the ledger has resolved a filter that the store cannot. `live`: the ledger's check, for a store
+    in the same database that can join it; a hint, which others ignore.
     """
 
     filter: Filter | None = None
     tenant: str | None = None
+    point_ids: Sequence[bytes] | None = None
+    live: LiveClause | None = None
 
 
 class Store(Protocol):
@@ -54,7 +58,11 @@ class Store(Protocol):
         ...
 
     def create(self, spec: GenerationSpec) -> None:
-        """Make room for the generation; nothing happens if it exists."""
+        """Make room for the generation; nothing happens if it exists.
+
+        UnsupportedIndex for an index, metric or dimension that is not claimed; StoreMismatch if its place is there with
+        another dimension or metric.
+        """
         ...
 
     def drop(self, name: str) -> None:
@@ -91,6 +99,12 @@ class Store(Protocol):
         """The best points by BM25: as many as share a term with `text`, up to `limit`, best first."""
         ...
 
+    def hybrid_search(
+        self, spec: GenerationSpec, text: str, vector: Vector, *, limit: int, scope: Scope, params: SearchParams
+    ) -> Candidates:
+        """The store's own fusion of both legs, best first, with its scores; UnsupportedOperation where it has none."""
+        ...
+
     def count(self, spec: GenerationSpec, scope: Scope) -> int: ...
 
     def scan(self, spec: GenerationSpec) -> Iterator[tuple[bytes, str]]:
@@ -98,11 +112,15 @@ class Store(Protocol):
         ...
 
     def flush(self, spec: GenerationSpec) -> None:
-        """Return when everything written before is searchable."""
+        """Return when everything written before is searchable, and the index that the generation calls for is built."""
         ...
 
-    def add_fields(self, old: GenerationSpec, new: GenerationSpec) -> None:
-        """Make the fields that `new` declares beyond `old` filterable, for the points that are there too."""
+    def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
+        """Make the fields that `new` declares beyond `old` filterable, for the points that are there too.
+
+        `rows`: every point that may be there, by id, with its metadata in the stored form of `new`. A store that holds
+        all metadata itself need not read them.
+        """
         ...
 
     def repair(self, spec: GenerationSpec) -> list[str]:
@@ -113,11 +131,13 @@ class Store(Protocol):
         """Numbers for `status`: at least `points`."""
         ...
 
-    def read_marker(self) -> str | None:
-        """The `ledger_id` written by `write_marker`, or None."""
+    def read_marker(self, collection: str) -> str | None:
+        """The `ledger_id` that owns the collection of this name here, or None."""
         ...
 
-    def write_marker(self, ledger_id: str) -> None: ...
+    def write_marker(self, collection: str, ledger_id: str | None) -> None:
+        """Say which ledger owns the collection; None takes the mark away."""
+        ...
 
     def close(self) -> None: ...
 
@@ -146,3 +166,12 @@ def checked_vector(spec: GenerationSpec, vector: Vector) -> Vector:
             "A vector is all zeros, which has no direction for cosine. Check the embedder that made it."
         )
     return row
+
+
+def require_same_shape(dimensions: int, metric: str, spec: GenerationSpec, place: str) -> None:
+    """StoreMismatch unless the generation is in the store with the dimensions and metric that are expected."""
+    if (dimensions, metric) != (spec.dimensions, spec.metric):
+        raise StoreMismatch(
+            f"{spec.name} at {place} holds vectors of {dimensions} dimensions under {metric}; {spec.dimensions} under "
+            f"{spec.metric} are expected. Somebody else made it, or the ledger is another one: check --ledger and --url."
+        )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from shelflist.core.fields import Fields
 from shelflist.core.types import IndexStatus, Metric, Point, Vector
+from shelflist.stores.protocol import GenerationSpec, Store
 
 DIMENSIONS = 16
 COMMON_WORD = "shelf"
@@ -79,16 +80,32 @@ def distances(metric: Metric, query: Vector, vectors: Vector) -> npt.NDArray[np.
     return np.asarray(np.linalg.norm(v - q, axis=1))
 
 
-def exact_form(point: Point) -> tuple[Any, ...]:
-    """Everything that a point holds, such that equal means equal: JSON text tells 1, 1.0 and true apart."""
+def exact_form(point: Point, store: Store, spec: GenerationSpec) -> tuple[Any, ...]:
+    """Everything of a point that the store claims to hold, such that equal means equal.
+
+    JSON text tells 1, 1.0 and true apart. A store that holds the declared fields only may return more, or less null.
+    """
+    claims = store.capabilities
+    whole = claims.holds == "everything"
+    metadata = (
+        point.metadata if whole else {k: v for k, v in point.metadata.items() if k in spec.fields and v is not None}
+    )
     return (
         point.point_id,
         point.chunk_id,
         point.document_id,
         point.tenant_id,
-        point.content,
-        json.dumps(dict(point.metadata), sort_keys=True, ensure_ascii=False),
+        point.content if whole else None,
+        json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False),
         point.vector.dtype.str,
-        point.vector.tobytes(),
+        point.vector.shape,
         IndexStatus(point.index_status).value,
     )
+
+
+def same_vector(found: Vector, written: Vector, store: Store, spec: GenerationSpec) -> bool:
+    """Bit by bit, or, of a store that normalises under cosine, the same direction with length 1."""
+    if store.capabilities.vectors == "exact" or spec.metric != "cosine":
+        return found.tobytes() == written.tobytes()
+    unit = written.astype(np.float64) / np.linalg.norm(written.astype(np.float64))
+    return bool(np.abs(found - unit).max() < 1e-6)

@@ -40,7 +40,7 @@ class DurabilityTests(StoreBase):
         store.delete(spec, [point_id("p0")])
         store.set_stale(spec, [point_id("p1")])
         store.flush(spec)
-        store.write_marker("the marker of this test")
+        store.write_marker(spec.name, "the marker of this test")
         return spec
 
     def test_everything_survives_closing(self, store: Store, reopen: Reopen | None) -> None:
@@ -48,15 +48,17 @@ class DurabilityTests(StoreBase):
             return
         spec = self.lived_in(store)
         everything = [point_id(f"p{i}") for i in range(10)]
-        before = sorted(map(exact_form, store.get(spec, everything)))
+        before = sorted(exact_form(p, store, spec) for p in store.get(spec, everything))
         nearest = ids(self.dense(store, spec, 5))
         store.close()
         store.close()
         again = reopen()
         try:
-            assert again.read_marker() == "the marker of this test"
+            assert again.read_marker(spec.name) == "the marker of this test"
             again.create(spec)
-            assert sorted(map(exact_form, again.get(spec, everything))) == before and len(before) == 9
+            assert (
+                sorted(exact_form(p, again, spec) for p in again.get(spec, everything)) == before and len(before) == 9
+            )
             assert dict(again.scan(spec)) == {point_id("p1"): "stale"} | {
                 point_id(f"p{i}"): "indexed" for i in range(2, 10)
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -10,9 +11,20 @@ import pytest
 from shelflist.core.errors import UnsupportedIndex, UnsupportedOperation
 from shelflist.core.fields import Fields
 from shelflist.core.filters.nodes import Comparison, Operator
-from shelflist.core.types import Candidates, Flat, Hnsw, IndexSpec, Ivf, Metric, Point, SearchParams, Vector
+from shelflist.core.types import (
+    Candidates,
+    Flat,
+    Hnsw,
+    IndexSpec,
+    Ivf,
+    Metric,
+    Point,
+    Quantization,
+    SearchParams,
+    Vector,
+)
 from shelflist.stores.protocol import GenerationSpec, Store
-from shelflist.testing.points import distances, make_point, point_id, random_vectors
+from shelflist.testing.points import distances, make_point, point_id, random_vectors, same_vector
 from shelflist.testing.store_base import QUERY, NewGeneration, StoreBase, any_metric, ids
 
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
@@ -110,6 +122,48 @@ class SearchTests(StoreBase):
         assert claims.metrics and claims.metrics <= set(METRICS)
         assert claims.max_batch >= 1
 
+    @pytest.mark.parametrize("quantization", ["half", "scalar", "binary"])
+    def test_quantization(self, store: Store, generation: NewGeneration, quantization: Quantization) -> None:
+        """Claimed: rescored by whole vectors, so most true neighbours come. Not claimed: refused by create."""
+        kind = Hnsw if "hnsw" in store.capabilities.index_kinds else Flat
+        index = kind(quantization=quantization)
+        if quantization not in store.capabilities.quantization:
+            with pytest.raises(UnsupportedIndex):
+                store.create(self.new_spec(store, index=index, dimensions=128))
+            return
+        spec = generation(index=index, dimensions=128)
+        vectors = random_vectors(ROWS, seed=3, dimensions=128)
+        self.written(store, spec, vectors)
+        hit = 0
+        for query in random_vectors(8, seed=21, dimensions=128):
+            true = np.sort(distances(spec.metric, query, vectors))
+            found = self.dense(store, spec, 10, vector=query)
+            assert len(found.items) == 10
+            hit += sum(item.value <= true[9] + 5e-3 for item in found.items)
+        assert hit / 80 >= 0.8, f"recall@10 {hit / 80:.3f}"
+
+    def test_hybrid_where_claimed(self, store: Store, generation: NewGeneration) -> None:
+        """The store's own fusion sees both legs and keeps to the scope; not claimed: refused."""
+        spec = generation(fields=Fields({"half": int, "row": int}))
+        vectors = rows_with_ties()
+        points = [
+            make_point(
+                f"r{i}", row, content="lantern" if i == 5 else "wall", metadata={"half": i % 2}, fields=spec.fields
+            )
+            for i, row in enumerate(vectors)
+        ]
+        self.write(store, spec, points)
+        odd = self.scope(spec, Comparison("half", Operator.EQ, 1))
+        ask = partial(store.hybrid_search, spec, "lantern", vectors[8], limit=5, params=SearchParams())
+        if not store.capabilities.hybrid:
+            with pytest.raises(UnsupportedOperation):
+                ask(scope=odd)
+            return
+        assert {point_id("r5"), point_id("r8")} <= set(ids(ask(scope=self.scope(spec))))
+        found = ids(ask(scope=odd))
+        assert point_id("r5") in found and len(found) == 5
+        assert set(found) <= {point_id(f"r{i}") for i in range(1, ROWS, 2)}
+
     def test_exact_where_claimed(self, store: Store, generation: NewGeneration) -> None:
         spec = generation(fields=Fields({"half": int, "row": int}))
         points = self.written(store, spec, rows_with_ties())
@@ -132,7 +186,7 @@ class SearchTests(StoreBase):
             vectors = np.abs(random_vectors(2, seed=5, dimensions=right)) + np.float32(0.1)
             self.write(store, spec, [make_point(f"w{i}", row) for i, row in enumerate(vectors)])
             assert len(self.dense(store, spec, 5, vector=vectors[0]).items) == 2
-            assert store.vectors(spec, [point_id("w1")])[point_id("w1")].tobytes() == vectors[1].tobytes()
+            assert same_vector(store.vectors(spec, [point_id("w1")])[point_id("w1")], vectors[1], store, spec)
 
     @pytest.mark.parametrize("limit", [1, 9, 10, 11, 1000])
     def test_exactly_the_lesser_of_limit_and_matches(self, store: Store, generation: NewGeneration, limit: int) -> None:

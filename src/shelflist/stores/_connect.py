@@ -1,0 +1,91 @@
+"""What the stores behind a server share: the options of their URL, and retries of what may go away by itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from shelflist.config import StoreUrl
+from shelflist.core.errors import ConfigError, Transient
+from shelflist.core.log import log
+
+_RETRIES = 4
+_FIRST_PAUSE = 0.25
+DEFAULT_TIMEOUT = 30.0
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Server:
+    """Where a server is and how it is spoken to. `address` is for messages: no secret is in it."""
+
+    address: str
+    host: str
+    port: int
+    tls: bool
+    api_key: str | None
+    timeout: float
+    options: Mapping[str, str]
+
+
+def server(place: StoreUrl, *, port: int, tls_port: int | None = None, options: frozenset[str] = frozenset()) -> Server:
+    """The server that a URL names: `scheme://host:port?tls=1&timeout=10`, or ConfigError for an option it does not have.
+
+    The API key is `api_key=` of the URL, its password, or SHELFLIST_API_KEY. `options`: what the store knows besides.
+    """
+    known = {"tls", "timeout", "api_key", *options}
+    unknown = sorted(set(place.query) - known)
+    if unknown:
+        raise ConfigError(f"{place} has an option {unknown[0]!r} that is not known. Known: {', '.join(sorted(known))}")
+    if not place.host:
+        raise ConfigError(f"{place} names no host. Write for example: {place.scheme}://127.0.0.1:{port}")
+    tls = flag(place, "tls")
+    number = place.port or (tls_port if tls and tls_port else port)
+    return Server(
+        address=f"{place.scheme}://{place.host}:{number}",
+        host=place.host,
+        port=number,
+        tls=tls,
+        api_key=place.query.get("api_key") or place.password or os.environ.get("SHELFLIST_API_KEY") or None,
+        timeout=positive(place, "timeout", DEFAULT_TIMEOUT),
+        options=place.query,
+    )
+
+
+def flag(place: StoreUrl, name: str) -> bool:
+    value = place.query.get(name, "0").lower()
+    if value not in ("0", "1", "true", "false"):
+        raise ConfigError(f"{place}: {name}={value!r} is neither 1 nor 0.")
+    return value in ("1", "true")
+
+
+def positive(place: StoreUrl, name: str, default: float) -> float:
+    text = place.query.get(name)
+    try:
+        value = default if text is None else float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{place}: {name}={text!r} is not a positive number.")
+    return value
+
+
+def retried(call: Callable[[], Answer], what: str) -> Answer:
+    """`call`, again after a growing pause while it raises a Transient error: five times in all, within about ten seconds.
+
+    Only for calls that may safely be repeated.
+    """
+    for attempt in range(_RETRIES):
+        try:
+            return call()
+        except Exception as error:
+            if not isinstance(error, Transient):
+                raise
+            pause = _FIRST_PAUSE * 2.5**attempt * random.uniform(0.75, 1.25)
+            log.warning("%s: %s Trying again in %.1f s.", what, error, pause)
+            time.sleep(pause)
+    return call()

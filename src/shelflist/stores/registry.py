@@ -1,0 +1,43 @@
+"""Which store answers to which URL. A store is one file here and one line below."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from shelflist.config import StoreUrl
+from shelflist.core.capabilities import Capabilities
+from shelflist.core.errors import UnknownStore
+
+if TYPE_CHECKING:
+    from shelflist.stores.protocol import Store
+
+STORES = {
+    "file": ("shelflist.stores.embedded", "EmbeddedStore"),
+    "memory": ("shelflist.stores.memory", "MemoryStore"),
+}
+"""By URL scheme: module and class. Modules are imported when they are used, and import their client when they connect."""
+
+
+def require_scheme(place: StoreUrl) -> None:
+    if place.scheme not in STORES:
+        known = ", ".join(f"{scheme}:" for scheme in STORES)
+        raise UnknownStore(f"No store answers to {place.scheme!r}: in {place}. There is: {known}")
+
+
+def open_store(place: StoreUrl, busy_timeout: float = 30.0) -> Store:
+    """The store at a URL, not yet connected; UnknownStore, ConfigError or MissingDependency if there is none."""
+    require_scheme(place)
+    store: Store = _kind(place.scheme).at(place, busy_timeout=busy_timeout)
+    return store
+
+
+def capabilities() -> list[Capabilities]:
+    """What each store claims, in the order of the table."""
+    claims: list[Capabilities] = [_kind(scheme).capabilities for scheme in STORES]
+    return claims
+
+
+def _kind(scheme: str):  # type: ignore[no-untyped-def]
+    module, name = STORES[scheme]
+    return getattr(import_module(module), name)
