@@ -37,7 +37,7 @@ def test_every_option_is_explained_and_the_short_help_is_whole(context: click.Co
 
 def test_every_command_of_the_design_is_there() -> None:
     names = {context.info_name for context in CONTEXTS if context.parent and context.parent.parent is None}
-    wanted = "init plan sync search status documents show count why verify repair purge drop fields demo"
+    wanted = "init plan sync search status documents show count why verify repair purge copy drop fields stores demo"
     assert names == set(wanted.split())
 
 

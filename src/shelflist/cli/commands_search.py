@@ -26,10 +26,10 @@ _DEFAULT_LIMIT = 10
 @click.option("--mode", type=click.Choice(["dense", "keyword", "hybrid"]), help="Which legs search (default: hybrid).")
 @click.option(
     "--fusion",
-    type=click.Choice(["convex", "rrf"]),
+    type=click.Choice(["convex", "rrf", "native"]),
     default="convex",
     show_default=True,
-    help="How a hybrid search joins its legs.",
+    help="How a hybrid search joins its legs; native leaves it to a store that can.",
 )
 @click.option("--alpha", type=click.FloatRange(0, 1), help="Weight of the dense leg (default: the embedder's own).")
 @click.option("--min-score", type=float, help="Leave out hits that score lower.")

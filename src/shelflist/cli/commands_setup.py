@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shelflist.cli.options import Invocation, collection_options
+from shelflist.cli.options import Invocation, collection_options, index_option
 from shelflist.cli.output import print_json, print_table, relative, say, warn
 from shelflist.config import FILE_NAME, Settings, has_secret, parse_url, read_file, redact, render_file, url_path
 from shelflist.core.errors import ConfigError, ShelflistError
@@ -44,6 +44,7 @@ def _declared_fields(given: tuple[str, ...]) -> dict[str, str] | None:
     "--fingerprint", metavar="TEXT", help="With --embedder none: the name of the model that made the vectors."
 )
 @click.option("--dimensions", type=click.IntRange(min=1), help="With --embedder none: the length of the vectors.")
+@index_option
 @click.option("--force", is_flag=True, help=f"Replace a {FILE_NAME} that says something else.")
 @collection_options
 def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, **options: Any) -> None:
@@ -55,6 +56,7 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
     \b
     Example:
       shelflist init --url file:./index --field page_number=int --field "tags=list[str]"
+      shelflist init --url qdrant://127.0.0.1:6333 --ledger sqlite:./ledger.db --index "hnsw(m=32)"
     """
     import shelflist
 
@@ -81,7 +83,9 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
         )
     url = settings.require_url()
     if parse_url(url).scheme == "memory":
-        raise ConfigError("memory: ends with the process, so no later command would find it. Use file:DIRECTORY.")
+        raise ConfigError(
+            "memory: ends with the process, so no later command would find it. Use file:DIRECTORY, or the URL of a server."
+        )
     extra: dict[str, Any] = {
         key: getattr(settings, key)
         for key in ("tenancy", "metric", "fingerprint", "dimensions", "fields")
@@ -89,6 +93,10 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
     }
     if settings.embedder is not None:
         extra["embedder"] = None if settings.embedder == "none" else settings.embedder
+    if settings.index is not None:
+        from shelflist.core.index_text import parse_index
+
+        extra["index"] = parse_index(settings.index)
     with shelflist.open(url, settings.collection, ledger=settings.ledger, **extra) as collection:
         facts: dict[str, Any] = {
             "collection": collection.name,
@@ -118,7 +126,7 @@ def _same(one: Settings, other: Settings) -> bool:
 
 
 def _differing(one: Settings, other: Settings) -> list[str]:
-    keys = ("url", "collection", "ledger", "embedder", "tenancy", "metric", "fingerprint", "dimensions")
+    keys = ("url", "collection", "ledger", "embedder", "tenancy", "metric", "index", "fingerprint", "dimensions")
     different = [key for key in keys if getattr(one, key) != getattr(other, key)]
     return different + (["fields"] if dict(one.fields or {}) != dict(other.fields or {}) else [])
 

@@ -27,8 +27,10 @@ _COMMANDS = {
     "verify": "care",
     "repair": "care",
     "purge": "care",
+    "copy": "copy",
     "drop": "setup",
     "fields": "setup",
+    "stores": "stores",
 }
 
 

@@ -11,7 +11,7 @@ import click
 
 from shelflist.cli.output import Failed, log_to_stderr, warn
 from shelflist.config import Settings, redact
-from shelflist.core.errors import CollectionNotFound, ShelflistError
+from shelflist.core.errors import CollectionNotFound, ConfigError, ShelflistError
 
 if TYPE_CHECKING:
     from shelflist import Collection
@@ -122,13 +122,33 @@ def collection_options(command: Command) -> Command:
 
 
 _PLACE: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
-    click.option("--url", metavar="URL", help="Where the index is, for example file:./index."),
+    click.option("--url", metavar="URL", help="Where the index is: file:./index, qdrant://HOST:6333, pgvector://…"),
     click.option("--collection", metavar="NAME", help="Name of the collection (default: docs)."),
-    click.option("--ledger", metavar="URL", help="Where the ledger is, if not beside the index."),
+    click.option(
+        "--ledger", metavar="URL", help="Where the ledger is, if not in the store: sqlite:FILE, postgresql://…"
+    ),
     click.option("--embedder", metavar="SPEC", help="Embedder, if not the one that the collection was made with."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs."),
 )
 
+
+def _one_spelling(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    if text is None:
+        return None
+    from shelflist.core.index_text import index_text, parse_index
+
+    try:
+        return index_text(parse_index(text))
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+index_option = click.option(
+    "--index",
+    metavar="KIND",
+    callback=_one_spelling,
+    help="Vector index: auto (the store's best), flat, hnsw or ivf; with options: 'hnsw(m=16, ef_construction=128)'.",
+)
 tenant_option = click.option("--tenant", metavar="ID", help="The tenant, in a collection that has tenants.")
 where_option = click.option(
     "--where", metavar="FILTER", help="Condition on metadata, for example 'page_number < 10 and \"api\" in tags'."

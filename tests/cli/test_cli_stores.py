@@ -1,0 +1,144 @@
+"""`stores`, `copy` and the index options: the command line in this process."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from fake_collection import FakeCollection, FakeShelf, Shell
+
+import shelflist
+from shelflist import Chunk, Hnsw
+from shelflist.core.capabilities import Capabilities
+from shelflist.stores.matrix import MEANINGS, described
+from shelflist.stores.registry import STORES
+
+
+def test_every_capability_has_a_row_and_a_meaning() -> None:
+    ours = {"url", "extra", "ledger"}
+    assert set(MEANINGS) - ours == {one.name for one in fields(Capabilities)} - {"store"}
+    assert all(meaning and len(meaning) < 85 for title, meaning in MEANINGS.values())
+
+
+def test_the_table_fits_a_terminal_and_names_every_store(shell: Shell) -> None:
+    result = shell("stores")
+    assert result.code == 0 and not result.err
+    lines = result.out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [one.capabilities.store for one in described()] == lines[0].split()
+    assert all(any(line.startswith(title) for line in lines) for title, _ in MEANINGS.values())
+
+
+def test_one_store_and_json(shell: Shell) -> None:
+    (memory,) = shell("stores", "memory", "--json").json["stores"]
+    assert memory["url"] == "memory:" and memory["extra"] is None and memory["durable"] is False
+    assert "starts with" in memory["filter_operators"] and memory["index_kinds"] == ["flat"]
+    both = shell("stores", "file", "memory", "embedded", "--json").json["stores"]
+    assert [one["store"] for one in both] == ["embedded", "memory"]
+    assert len(shell("stores", "--json").json["stores"]) == len(STORES)
+    unknown = shell("stores", "oracle")
+    assert unknown.code == 1 and "'oracle'" in unknown.err and "memory" in unknown.err
+
+
+@pytest.mark.parametrize("store", described(), ids=lambda one: one.scheme)
+def test_the_ledger_row_is_true(store: object, shell: Shell) -> None:
+    """A store with its ledger apart refuses to be opened without one, before anything is sent anywhere."""
+    assert store.ledger in ("inside", "apart")  # type: ignore[attr-defined]
+    if store.ledger == "apart":  # type: ignore[attr-defined]
+        refused = shell("init", "--url", f"{store.scheme}://127.0.0.1:1")  # type: ignore[attr-defined]
+        assert refused.code == 1 and "--ledger" in refused.err
+
+
+# The index of a new collection.
+
+
+def test_init_takes_an_index_and_writes_it_down(shell: Shell, shelf: FakeShelf, tmp_path: Path) -> None:
+    made = shell("init", "--url", "qdrant://db:6333", "--ledger", "sqlite:./ledger.db", "--index", "HNSW( m=32 )")
+    assert made.code == 0, made.err
+    ((url, _, options),) = shelf.opened
+    assert (url, options["ledger"]) == ("qdrant://db:6333", f"sqlite:{tmp_path}/ledger.db")
+    assert options["index"] == Hnsw(m=32)
+    said = tomllib.loads((tmp_path / "shelflist.toml").read_text())
+    assert said == {
+        "url": "qdrant://db:6333",
+        "collection": "docs",
+        "ledger": "sqlite:./ledger.db",
+        "index": "hnsw(m=32, ef_construction=128)",
+    }
+    assert shell("init", "--index", "hnsw(m=32)").code == 0  # the same in other words
+    other = shell("init", "--index", "hnsw(m=8)")
+    assert other.code == 1 and "index is 'hnsw(m=32, ef_construction=128)' there" in other.err
+
+
+def test_a_wrong_index_is_wrong_usage(shell: Shell, shelf: FakeShelf, tmp_path: Path) -> None:
+    wrong = shell("init", "--url", "file:./index", "--index", "hnsw(ef=3)")
+    assert wrong.code == 2 and "no option 'ef'" in wrong.err and not shelf.opened
+    (tmp_path / "shelflist.toml").write_text('url = "file:./index"\nindex = "hnws"\n')
+    wrong = shell("init")
+    assert wrong.code == 1 and "shelflist.toml" in wrong.err and "Did you mean 'hnsw'" in wrong.err
+
+
+def test_an_index_that_the_store_lacks(shell: Shell) -> None:
+    refused = shell("init", "--url", "file:./index", "--index", "ivf(nlist=10)")
+    assert refused.code == 1 and "no ivf index" in refused.err
+
+
+def test_a_secret_in_a_server_url_is_not_written(shell: Shell, shelf: FakeShelf, tmp_path: Path) -> None:
+    made = shell("init", "--url", "qdrant://db:6333?api_key=hidden", "--ledger", "sqlite:./ledger.db")
+    assert made.code == 0 and "SHELFLIST_URL" in made.err and "hidden" not in made.err + made.out
+    assert "url" not in tomllib.loads((tmp_path / "shelflist.toml").read_text())
+
+
+def test_the_fusion_of_the_store(shell: Shell, fake: FakeCollection) -> None:
+    assert shell("search", "keys", "--fusion", "native").code == 0
+    assert fake.options_of("search")["fusion"] == "native"
+
+
+# A copy.
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    with shelflist.open(f"file:{tmp_path / 'a'}", "docs", fields={"n": int}) as collection:
+        for number in range(3):
+            collection.sync(f"page-{number}", [Chunk(f"Page {number} is about keys.", metadata={"n": number})])
+    return tmp_path
+
+
+def test_copy_and_go_on_with_the_copy(library: Path, shell: Shell) -> None:
+    done = shell("copy", "file:./a", "file:./b", "--to-ledger", "sqlite:./b.db", "--json").json
+    assert (done["documents"], done["chunks"], done["added"], done["vectors_checked"]) == (3, 3, 3, 3)
+    assert (done["collection"], done["to"], done["warnings"]) == ("docs", "docs", [])
+    again = shell("copy", "file:./a", "file:./b", "--to-ledger", "sqlite:./b.db")
+    assert "3 there already" in again.out and "equal" in again.out and "file:" in again.out
+    found = shell("search", "keys", "--url", "file:./b", "--ledger", "sqlite:./b.db", "--where", "n == 1", "--json")
+    assert [hit["document_id"] for hit in found.json["hits"]] == ["page-1"]
+    for command in (("status",), ("verify",), ("repair",), ("fields", "add", "title", "str"), ("drop", "--yes")):
+        result = shell(*command, "--url", "file:./b", "--ledger", "sqlite:./b.db", "--json")
+        assert result.code == 0, result.err
+    assert shell("verify", "--url", "file:./a", "--json").json["ok"] is True
+
+
+def test_the_ledger_of_the_settings_belongs_to_their_own_store(library: Path, shell: Shell) -> None:
+    assert shell("copy", "file:./a", "file:./b", "--to-ledger", "sqlite:./b.db").code == 0
+    (library / "shelflist.toml").write_text('url = "file:./b"\nledger = "sqlite:./b.db"\n')
+    assert shell("copy", "file:./a", "file:./b", "--json").json["documents_unchanged"] == 3
+    assert shell("copy", "file:./b", "file:./c", "--json").json["documents_added"] == 3
+    assert (library / "c" / "shelflist.db").exists()
+
+
+def test_what_is_in_the_way_is_said_in_a_sentence(library: Path, shell: Shell) -> None:
+    for arguments, said in (
+        (("file:./a", "file:./a"), "--to-ledger"),
+        (("file:./a", "memory:"), "ends with the process"),
+        (("file:./nowhere", "file:./b"), "No collection 'docs'"),
+        (("file:./a", "file:./b", "--collection", "pages"), "No collection 'pages'"),
+        (("file:./a", "file:./b", "--index", "hnsw"), "no hnsw index"),
+        (("file:./a", "redis://b"), "redis"),
+    ):
+        refused = shell("copy", *arguments)
+        assert refused.code == 1 and said in refused.err, (arguments, refused.err)
+        assert "Traceback" not in refused.err
+    assert shell("copy", "file:./a", "file:./b", "--to", "second", "--json").json["to"] == "second"
