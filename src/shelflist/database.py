@@ -61,6 +61,8 @@ class _Connection(sqlite3.Connection):
 class SqliteDatabase:
     """A SQLite file, or with `path=None` a private database in memory."""
 
+    dialect = "sqlite"
+
     def __init__(self, path: Path | None, *, busy_timeout: float = 30.0) -> None:
         self.path = path
         self.busy_timeout = busy_timeout
@@ -73,9 +75,12 @@ class SqliteDatabase:
         if path is None:
             self._memory = self._connect()
 
+    def now(self) -> float:
+        return time.time()
+
     @contextmanager
-    def read(self) -> Iterator[SqliteTransaction]:
-        """A snapshot of the database; joins the transaction that this thread already has."""
+    def read(self, *, single: bool = False) -> Iterator[SqliteTransaction]:
+        """A snapshot of the database; joins the transaction that this thread already has. `single` makes no difference."""
         self._reset_after_fork()
         current = getattr(self._local, "transaction", None)
         if current is not None:

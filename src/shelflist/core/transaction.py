@@ -15,6 +15,8 @@ from typing import Any, Protocol
 class Transaction(Protocol):
     """One open transaction on one DB-API connection. Statements use `?` for parameters."""
 
+    writable: bool
+
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """Run one statement; the result iterates over tuples and has `fetchone`, `fetchall`, `rowcount`."""
         ...
@@ -39,16 +41,33 @@ class LiveClause:
 
 
 class Database(Protocol):
-    """Where transactions come from. Two databases with the same `identity` are one database."""
+    """Where transactions come from. Two databases with the same `identity` are one database.
 
-    identity: str
+    `dialect`: whose SQL it speaks, `sqlite` or `postgres`.
+    """
 
-    def read(self) -> AbstractContextManager[Transaction]:
-        """A consistent snapshot. Nested calls on one thread join the outer transaction."""
+    dialect: str
+
+    @property
+    def identity(self) -> str: ...
+
+    def now(self) -> float:
+        """Seconds since 1970, by a clock that all users of the database share."""
+        ...
+
+    def read(self, *, single: bool = False) -> AbstractContextManager[Transaction]:
+        """A consistent snapshot. Nested calls on one thread join the outer transaction.
+
+        `single`: one SELECT is all that will be run, so a server need not be told of a transaction.
+        """
         ...
 
     def write(self) -> AbstractContextManager[Transaction]:
-        """An exclusive write transaction: commits at the end, rolls back on an exception; nested calls join."""
+        """A write transaction: commits at the end, rolls back on an exception; nested calls join.
+
+        In SQLite it is the only one. In Postgres others run at the same time, and whoever reads in order to write locks
+        the rows, documents first, each table in the order of its keys.
+        """
         ...
 
     def close(self) -> None: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +12,7 @@ import orjson
 from shelflist.core.fields import Fields
 from shelflist.core.transaction import Database
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Metric, Tenancy
+from shelflist.ledger.dialect import dialect_of
 
 _KINDS: Mapping[str, type[Flat] | type[Ivf] | type[Hnsw]] = {"flat": Flat, "ivf": Ivf, "hnsw": Hnsw}
 
@@ -39,13 +39,20 @@ class CollectionRecord:
 class Catalog:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._sql = dialect_of(database)
 
     def names(self) -> list[str]:
-        with self._database.read() as tx:
+        with self._database.read(single=True) as tx:
             return [name for (name,) in tx.execute("SELECT name FROM sl_collections ORDER BY name")]
 
-    def find(self, name: str) -> CollectionRecord | None:
+    def named(self, uid: bytes) -> str | None:
+        """The name of the collection with this uid."""
         with self._database.read() as tx:
+            found = tx.execute("SELECT name FROM sl_collections WHERE uid = ?", (uid,)).fetchone()
+        return found[0] if found else None
+
+    def find(self, name: str) -> CollectionRecord | None:
+        with self._database.read(single=True) as tx:
             row = tx.execute(
                 "SELECT c.collection_id, c.uid, c.name, c.tenancy, c.fields, c.target_recall, g.generation_id, "
                 "g.physical_name, g.embedder, g.fingerprint, g.dimensions, g.metric, g.index_spec "
@@ -85,9 +92,13 @@ class Catalog:
         dimensions: int,
         metric: Metric,
         index: IndexSpec | None,
+        uid: bytes | None = None,
     ) -> CollectionRecord:
-        """A new collection with generation 1; joins the caller's write transaction, if there is one."""
-        uid, now = secrets.token_bytes(16), time.time()
+        """A new collection with generation 1; joins the caller's write transaction, if there is one.
+
+        `uid`: that of the collection which this one is to be a copy of.
+        """
+        uid, now = uid or secrets.token_bytes(16), self._database.now()
         with self._database.write() as tx:
             cursor = tx.execute(
                 "INSERT INTO sl_collections (uid, name, tenancy, fields, target_recall, created_at) "
@@ -114,6 +125,11 @@ class Catalog:
         assert found is not None
         return found
 
+    def take_turns(self, name: str) -> None:
+        """Inside a write transaction: nobody else makes or drops a collection of this name until it ends."""
+        with self._database.write() as tx:
+            self._sql.take_turns(tx, f"collection {name}")
+
     def set_fields(self, collection_id: int, fields: Fields) -> None:
         with self._database.write() as tx:
             tx.execute(
@@ -124,6 +140,10 @@ class Catalog:
         """Forget the collection: documents, chunks, states, sources, events, and vectors that nobody else can use."""
         chosen = "(SELECT document_key FROM sl_documents WHERE collection_id = ?)"
         with self._database.write() as tx:
+            # First the collection itself: writers hold it while they begin a revision, and find it gone afterwards.
+            tx.execute(
+                f"SELECT 1 FROM sl_collections WHERE collection_id = ? {self._sql.lock}", (collection_id,)
+            ).fetchall()
             tx.execute(
                 f"DELETE FROM sl_states WHERE chunk_key IN (SELECT chunk_key FROM sl_chunks WHERE document_key IN {chosen})",
                 (collection_id,),
@@ -137,7 +157,7 @@ class Catalog:
     def source(self, collection_id: int, tenant: str, name: str, *, create: bool = True) -> int:
         """The source's id; made if it is new, or 0 if it may not be."""
         key = (collection_id, tenant, name)
-        with self._database.read() as tx:
+        with self._database.read(single=True) as tx:
             found = tx.execute(
                 "SELECT source_id FROM sl_sources WHERE collection_id = ? AND tenant_id = ? AND name = ?", key
             ).fetchone()
@@ -157,8 +177,8 @@ class Catalog:
     def complete_pass(self, source_ids: Sequence[int], *, changed: bool) -> None:
         """A pass read all of these sources. One that `changed` nothing is noted only if it is the first: a no-op
         writes nothing."""
-        now = time.time()
-        with self._database.read() as tx:
+        now = self._database.now()
+        with self._database.read(single=True) as tx:
             noted = {
                 one for (one,) in tx.execute("SELECT source_id FROM sl_sources WHERE last_completed_at IS NOT NULL")
             }
@@ -166,14 +186,15 @@ class Catalog:
         if due:
             with self._database.write() as tx:
                 tx.executemany(
-                    "UPDATE sl_sources SET last_completed_at = ? WHERE source_id = ?", ((now, one) for one in due)
+                    "UPDATE sl_sources SET last_completed_at = ? WHERE source_id = ?",
+                    ((now, one) for one in sorted(due)),
                 )
 
     def log(self, collection_id: int, kind: str, document_id: str | None, detail: Mapping[str, Any]) -> None:
         with self._database.write() as tx:
             tx.execute(
                 "INSERT INTO sl_events (at, collection_id, kind, document_id, detail) VALUES (?, ?, ?, ?, ?)",
-                (time.time(), collection_id, kind, document_id, _json(detail)),
+                (self._database.now(), collection_id, kind, document_id, _json(detail)),
             )
 
 

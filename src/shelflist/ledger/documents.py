@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
 
-from shelflist.core.transaction import Database, Transaction
+from shelflist.core.filters.nodes import Filter
+from shelflist.core.transaction import Database, LiveClause, Transaction
 from shelflist.core.types import IndexStatus, Metadata
+from shelflist.ledger.dialect import Dialect, dialect_of
 
-_PART = 500
+_ALL = 2**62
+"""As a LIMIT: SQLite takes -1 for "no limit", Postgres NULL, and each refuses the other's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class ChunkRecord:
 
 @dataclass(frozen=True, slots=True)
 class LiveChunk:
-    """A chunk that the ledger lets through, with all that a hit shows."""
+    """A chunk that the ledger lets through, with all that a hit shows. `declared`: its collection's fields, as JSON."""
 
     point_id: bytes
     chunk_id: bytes
@@ -58,6 +62,7 @@ class LiveChunk:
     metadata: Metadata
     section: str | None
     position: int
+    declared: str
 
 
 _DOCUMENT = (
@@ -67,18 +72,27 @@ _DOCUMENT = (
 )
 
 
+_SHOWN = "c.point_id, c.chunk_id, d.document_id, d.tenant_id, c.content, c.metadata, c.section, c.position, k.fields"
+_LIVE = (
+    f"SELECT {_SHOWN} FROM sl_chunks c JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
+    "JOIN sl_documents d ON d.document_key = c.document_key JOIN sl_collections k ON k.collection_id = d.collection_id"
+)
+
+
 class Documents:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._sql = dialect_of(database)
 
     def find(self, collection_id: int, tenant: str, document_ids: Sequence[str]) -> dict[str, DocumentRecord]:
         """Records by document_id, removed ones included: their revision still fences late writers."""
         found: dict[str, DocumentRecord] = {}
-        with self._database.read() as tx:
-            for part in _parts(document_ids):
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(document_ids):
+                chosen, ids = self._sql.among("d.document_id", part)
                 rows = tx.execute(
-                    f"{_DOCUMENT} WHERE d.collection_id = ? AND d.tenant_id = ? AND d.document_id IN ({_marks(part)})",
-                    (collection_id, tenant, *part),
+                    f"{_DOCUMENT} WHERE d.collection_id = ? AND d.tenant_id = ? AND {chosen}",
+                    (collection_id, tenant, *ids),
                 )
                 found.update((row[1], _document(row)) for row in rows)
         return found
@@ -93,15 +107,15 @@ class Documents:
             sql += " AND d.tenant_id = ?"
             parameters.append(tenant)
         if prefix:
-            sql += " AND substr(d.document_id, 1, ?) = ?"
+            sql += " AND substr(d.document_id, 1, CAST(? AS INTEGER)) = ?"
             parameters += [len(prefix), prefix]
         sql += " ORDER BY d.tenant_id, d.document_id LIMIT ?"
-        with self._database.read() as tx:
-            return [_document(row) for row in tx.execute(sql, (*parameters, -1 if limit is None else limit))]
+        with self._database.read(single=True) as tx:
+            return [_document(row) for row in tx.execute(sql, (*parameters, _ALL if limit is None else limit))]
 
     def source_digest(self, collection_id: int, tenant: str, document_id: str) -> bytes | None:
         """Digest of the raw bytes of a document; None where it is unknown or its chunks must be looked at."""
-        with self._database.read() as tx:
+        with self._database.read(single=True) as tx:
             found = tx.execute(
                 "SELECT source_digest FROM sl_documents WHERE collection_id = ? AND tenant_id = ? AND document_id = ? "
                 "AND digest IS NOT NULL AND removed_at IS NULL",
@@ -122,8 +136,9 @@ class Documents:
                     )
                     if key >> 3 >= len(seen) or not seen[key >> 3] & (1 << (key & 7))
                 ]
-                for part in _parts(keys):
-                    rows = tx.execute(f"{_DOCUMENT} WHERE d.document_key IN ({_marks(part)})", part)
+                for part in self._sql.parts(keys):
+                    chosen, values = self._sql.among("d.document_key", part)
+                    rows = tx.execute(f"{_DOCUMENT} WHERE {chosen}", values)
                     gone += [_document(row) for row in rows]
         return gone
 
@@ -142,15 +157,16 @@ class Documents:
     def members(self, generation_id: int, document_keys: Sequence[int]) -> dict[int, list[ChunkRecord]]:
         """Points of each document that its current revision consists of, by position: neither condemned nor pending."""
         found: dict[int, list[ChunkRecord]] = {key: [] for key in document_keys}
-        with self._database.read() as tx:
-            for part in _parts(document_keys):
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(document_keys):
+                chosen, keys = self._sql.among("c.document_key", part)
                 rows = tx.execute(
                     "SELECT c.chunk_key, c.document_key, c.point_id, c.chunk_id, c.text_hash, c.metadata_hash, "
                     "c.embedding_hash, c.position, s.index_status, s.attempts "
                     "FROM sl_chunks c JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
-                    f"WHERE c.document_key IN ({_marks(part)}) AND s.purge_after IS NULL AND s.index_status <> 'pending' "
+                    f"WHERE {chosen} AND s.purge_after IS NULL AND s.index_status <> 'pending' "
                     "ORDER BY c.document_key, c.position",
-                    (generation_id, *part),
+                    (generation_id, *keys),
                 )
                 for row in rows:
                     found[row[1]].append(ChunkRecord(*(*row[:8], IndexStatus(row[8]), row[9])))
@@ -160,48 +176,95 @@ class Documents:
         """The check of every search: of these points, those that may be shown to this tenant."""
         found: dict[bytes, LiveChunk] = {}
         own = "" if tenant is None else " AND d.tenant_id = ?"
-        with self._database.read() as tx:
-            for part in _parts(point_ids):
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(point_ids):
+                chosen, ids = self._sql.among("c.point_id", part)
                 rows = tx.execute(
-                    "SELECT c.point_id, c.chunk_id, d.document_id, d.tenant_id, c.content, c.metadata, c.section, "
-                    "c.position FROM sl_chunks c JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
-                    "JOIN sl_documents d ON d.document_key = c.document_key "
-                    f"WHERE c.point_id IN ({_marks(part)}) AND s.index_status = 'indexed'{own}",
-                    (generation_id, *part, *(() if tenant is None else (tenant,))),
+                    f"{_LIVE} WHERE {chosen} AND s.index_status = 'indexed'{own}",
+                    (generation_id, *ids, *(() if tenant is None else (tenant,))),
                 )
-                for point_id, chunk_id, document_id, owner, content, metadata, section, position in rows:
-                    found[point_id] = LiveChunk(
-                        point_id,
-                        chunk_id,
-                        document_id,
-                        owner or None,
-                        content,
-                        orjson.loads(metadata),
-                        section,
-                        position,
-                    )
+                found.update((row[0], _live_chunk(row)) for row in rows)
         return found
+
+    def live_since(
+        self, generation_id: int, point_ids: Sequence[bytes], tenant: str | None, since: float
+    ) -> tuple[dict[bytes, LiveChunk], bool]:
+        """`live`, and whether a document of one of these points was switched since then: both of one moment."""
+        found: dict[bytes, LiveChunk] = {}
+        has_moved = False
+        own = "" if tenant is None else " AND d.tenant_id = ?"
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(point_ids):
+                chosen, ids = self._sql.among("c.point_id", part)
+                rows = tx.execute(
+                    f"SELECT d.updated_at >= ?, s.index_status = 'indexed', {_SHOWN} FROM sl_chunks c "
+                    "JOIN sl_documents d ON d.document_key = c.document_key "
+                    "JOIN sl_collections k ON k.collection_id = d.collection_id "
+                    "LEFT JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
+                    f"WHERE {chosen}{own}",
+                    (since, generation_id, *ids, *(() if tenant is None else (tenant,))),
+                )
+                for switched, indexed, *row in rows:
+                    has_moved = has_moved or bool(switched)
+                    if indexed:
+                        found[row[0]] = _live_chunk(row)
+        return found, has_moved
+
+    def live_clause(self, generation_id: int, tenant: str | None) -> LiveClause:
+        """The same check, for a store in the same database to join to its own statement; `live_from` reads its rows."""
+        own = "" if tenant is None else " AND d.tenant_id = ?"
+        return LiveClause(
+            f"{_LIVE} WHERE c.point_id = found.point_id AND s.index_status = 'indexed'{own}",
+            (generation_id, *(() if tenant is None else (tenant,))),
+        )
+
+    def live_from(self, rows: Mapping[bytes, Sequence[Any]]) -> dict[bytes, LiveChunk]:
+        """The chunks of a live clause's rows, by point id."""
+        return {point_id: _live_chunk(row) for point_id, row in rows.items()}
+
+    def matching(self, generation_id: int, filter: Filter, tenant: str | None, most: int) -> list[bytes]:
+        """Point ids of up to `most` indexed chunks whose metadata matches."""
+        return list(islice(self._matching(generation_id, filter, tenant), most))
+
+    def count_matching(self, generation_id: int, filter: Filter, tenant: str | None) -> int:
+        return sum(1 for _ in self._matching(generation_id, filter, tenant))
+
+    def _matching(self, generation_id: int, filter: Filter, tenant: str | None) -> Iterator[bytes]:
+        own = "" if tenant is None else " AND d.tenant_id = ?"
+        last = 0
+        with self._database.read() as tx:
+            while True:
+                rows = tx.execute(
+                    "SELECT c.chunk_key, c.point_id, c.metadata FROM sl_documents d "
+                    "JOIN sl_chunks c ON c.document_key = d.document_key "
+                    "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
+                    f"WHERE s.index_status = 'indexed' AND c.chunk_key > ?{own} ORDER BY c.chunk_key LIMIT 5000",
+                    (generation_id, last, *(() if tenant is None else (tenant,))),
+                ).fetchall()
+                if not rows:
+                    return
+                last = rows[-1][0]
+                yield from (point_id for _, point_id, metadata in rows if filter.matches(orjson.loads(metadata)))
 
     def moved(self, generation_id: int, asked: Sequence[bytes], passed: Sequence[bytes], since: float) -> bool:
         """Whether a document of the `asked` points was switched since then, or a point that had `passed` no longer does."""
-        with self._database.read() as tx:
-            for part in _parts(asked):
-                found = tx.execute(
-                    "SELECT 1 FROM sl_chunks c JOIN sl_documents d ON d.document_key = c.document_key "
-                    f"WHERE c.point_id IN ({_marks(part)}) AND d.updated_at >= ? LIMIT 1",
-                    (*part, since),
-                ).fetchone()
-                if found:
-                    return True
-            for part in _parts(passed):
-                (alive,) = tx.execute(
-                    "SELECT count(*) FROM sl_chunks c JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
-                    f"WHERE c.point_id IN ({_marks(part)}) AND s.index_status = 'indexed'",
-                    (generation_id, *part),
-                ).fetchone()
-                if alive < len(part):
-                    return True
-        return False
+        alive: set[bytes] = set()
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(asked):
+                chosen, ids = self._sql.among("c.point_id", part)
+                rows = tx.execute(
+                    "SELECT c.point_id, d.updated_at >= ?, s.index_status = 'indexed' FROM sl_chunks c "
+                    "JOIN sl_documents d ON d.document_key = c.document_key "
+                    "LEFT JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
+                    f"WHERE {chosen}",
+                    (since, generation_id, *ids),
+                )
+                for point_id, switched, indexed in rows:
+                    if switched:
+                        return True
+                    if indexed:
+                        alive.add(point_id)
+        return not alive.issuperset(passed)
 
     def unserved(self, generation_id: int) -> list[bytes]:
         """Points that a store may hold and no search may show: pending, stale, failed, condemned."""
@@ -232,14 +295,15 @@ class Documents:
     ) -> dict[bytes, bytes]:
         """For each text hash that an indexed point embeds from its text: one such point_id. The store has its vector."""
         found: dict[bytes, bytes] = {}
-        with self._database.read() as tx:
-            for part in _parts(text_hashes):
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(text_hashes):
+                chosen, hashes = self._sql.among("c.text_hash", part)
                 rows = tx.execute(
                     "SELECT c.text_hash, c.point_id, c.chunk_key FROM sl_chunks c "
                     "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
-                    f"WHERE c.text_hash IN ({_marks(part)}) AND c.embedding_hash IS NULL "
+                    f"WHERE {chosen} AND c.embedding_hash IS NULL "
                     "AND s.index_status IN ('indexed', 'stale') AND s.acknowledged = 1",
-                    (generation_id, *part),
+                    (generation_id, *hashes),
                 )
                 found.update((text_hash, point_id) for text_hash, point_id, key in rows if key not in avoid)
         return found
@@ -297,7 +361,8 @@ class Documents:
     def set_metadata(self, rows: Sequence[tuple[str, bytes, int]]) -> None:
         """Metadata and its hash by chunk_key, when a declaration changes its stored form and not its meaning."""
         with self._database.write() as tx:
-            tx.executemany("UPDATE sl_chunks SET metadata = ?, metadata_hash = ? WHERE chunk_key = ?", rows)
+            sql = "UPDATE sl_chunks SET metadata = ?, metadata_hash = ? WHERE chunk_key = ?"
+            self._sql.each(tx, sql, "text bytea bigint", rows)
 
     def sample(self, generation_id: int, tenant: str | None, size: int) -> list[bytes]:
         """Ids of up to `size` indexed points, the same ones each time: point ids are hashes, so their order is random."""
@@ -314,13 +379,14 @@ class Documents:
     def vector_hashes(self, generation_id: int, point_ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """Hash of each point's vector as it was written, where the ledger has no copy of the vector itself."""
         found: dict[bytes, bytes] = {}
-        with self._database.read() as tx:
-            for part in _parts(point_ids):
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(point_ids):
+                chosen, ids = self._sql.among("c.point_id", part)
                 rows = tx.execute(
                     "SELECT c.point_id, s.vector_hash FROM sl_chunks c "
                     "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
-                    f"WHERE c.point_id IN ({_marks(part)}) AND s.vector_hash IS NOT NULL",
-                    (generation_id, *part),
+                    f"WHERE {chosen} AND s.vector_hash IS NOT NULL",
+                    (generation_id, *ids),
                 )
                 found.update(rows)
         return found
@@ -338,13 +404,14 @@ class Documents:
             "text_hash",
             "embedding_hash",
         )
-        with self._database.read() as tx:
-            for part in _parts(point_ids):
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(point_ids):
+                chosen, ids = self._sql.among("c.point_id", part)
                 rows = tx.execute(
                     "SELECT c.point_id, c.chunk_id, d.document_id, d.tenant_id, c.content, c.metadata, c.text_hash, "
                     "c.embedding_hash FROM sl_chunks c JOIN sl_documents d ON d.document_key = c.document_key "
-                    f"WHERE c.point_id IN ({_marks(part)})",
-                    part,
+                    f"WHERE {chosen}",
+                    ids,
                 )
                 found += [{**dict(zip(names, row, strict=True)), "metadata": orjson.loads(row[5])} for row in rows]
         return found
@@ -368,22 +435,20 @@ def _document(row: tuple[Any, ...]) -> DocumentRecord:
     return DocumentRecord(*(*row[:10], bool(row[10]), row[11]))
 
 
-def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), _PART):
-        yield items[start : start + _PART]
+def _live_chunk(row: Sequence[Any]) -> LiveChunk:
+    point_id, chunk_id, document_id, owner, content, metadata, *rest = row
+    return LiveChunk(point_id, chunk_id, document_id, owner or None, content, orjson.loads(metadata), *rest)
 
 
-def _marks(items: Sequence[Any]) -> str:
-    return ", ".join("?" * len(items))
-
-
-def current_revisions(tx: Transaction, document_keys: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """(revision, next_revision) of documents, inside the caller's transaction."""
+def current_revisions(tx: Transaction, sql: Dialect, document_keys: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """(revision, next_revision) of documents, which nobody else changes until the caller's transaction ends."""
     found: dict[int, tuple[int, int]] = {}
-    for part in _parts(document_keys):
+    for part in sql.parts(document_keys):
+        chosen, keys = sql.among("document_key", part)
         rows = tx.execute(
-            f"SELECT document_key, revision, next_revision FROM sl_documents WHERE document_key IN ({_marks(part)})",
-            part,
+            f"SELECT document_key, revision, next_revision FROM sl_documents WHERE {chosen} "
+            f"ORDER BY document_key {sql.lock}",
+            keys,
         )
         found.update((key, (revision, next_revision)) for key, revision, next_revision in rows)
     return found

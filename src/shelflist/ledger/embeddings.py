@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from shelflist.core.transaction import Database
 from shelflist.core.types import Vector
-
-_PART = 500
+from shelflist.ledger.dialect import dialect_of
 
 
 class Embeddings:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._sql = dialect_of(database)
 
     def get(self, fingerprint: str, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
         """Cached vectors by hash; unknown hashes are left out."""
         found: dict[bytes, Vector] = {}
-        with self._database.read() as tx:
-            for start in range(0, len(hashes), _PART):
-                part = hashes[start : start + _PART]
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(hashes):
+                chosen, values = self._sql.among("hash", part)
                 rows = tx.execute(
-                    "SELECT hash, vector FROM sl_embeddings "
-                    f"WHERE fingerprint = ? AND hash IN ({', '.join('?' * len(part))})",
-                    (fingerprint, *part),
+                    f"SELECT hash, vector FROM sl_embeddings WHERE fingerprint = ? AND {chosen}", (fingerprint, *values)
                 )
                 found.update((one, np.frombuffer(vector, np.float32)) for one, vector in rows)
         return found
 
     def put(self, fingerprint: str, vectors: Mapping[bytes, Vector]) -> None:
         """A newer vector of a text takes the place of an older one, which was asked to be made again."""
-        now = time.time()
+        now = self._database.now()
         with self._database.write() as tx:
-            tx.executemany(
+            self._sql.each(
+                tx,
                 "INSERT INTO sl_embeddings VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (fingerprint, hash) DO UPDATE SET vector = excluded.vector",
-                ((fingerprint, one, vector.tobytes(), now) for one, vector in vectors.items()),
+                "text bytea bytea float8",
+                ((fingerprint, one, vectors[one].tobytes(), now) for one in sorted(vectors)),
             )
 
     def forget(self, fingerprint: str, hashes: Sequence[bytes]) -> None:
         with self._database.write() as tx:
-            tx.executemany(
-                "DELETE FROM sl_embeddings WHERE fingerprint = ? AND hash = ?", ((fingerprint, one) for one in hashes)
-            )
+            if self._sql.lock and hashes:  # in one order, so that two writers wait for each other only one way
+                chosen, values = self._sql.among("hash", hashes)
+                tx.execute(
+                    f"SELECT 1 FROM sl_embeddings WHERE fingerprint = ? AND {chosen} ORDER BY hash {self._sql.lock}",
+                    (fingerprint, *values),
+                )
+            self._sql.for_keys(tx, "DELETE FROM sl_embeddings WHERE fingerprint = ?", (fingerprint,), "hash", hashes)

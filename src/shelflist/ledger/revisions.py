@@ -7,103 +7,32 @@ and a crash in between leaves a row in `sl_revisions`, from which `unfinished` h
 
 from __future__ import annotations
 
-import os
-import socket
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
+from shelflist.core.errors import CollectionNotFound
 from shelflist.core.transaction import Database, Transaction
-from shelflist.core.types import IndexStatus, Metadata
+from shelflist.core.types import IndexStatus
+from shelflist.ledger.dialect import dialect_of
 from shelflist.ledger.documents import current_revisions
+from shelflist.ledger.leases import LEASE_SECONDS, Owner, is_dead
+from shelflist.ledger.records import Condemned, KeptChunk, NewChunk, Revision, Unfinished
 
-LEASE_SECONDS = 60.0
-
-
-@dataclass(slots=True)
-class NewChunk:
-    """A chunk row that a revision introduces. `chunk_key` is given by `begin`."""
-
-    point_id: bytes
-    chunk_id: bytes
-    text_hash: bytes
-    metadata_hash: bytes
-    embedding_hash: bytes | None
-    position: int
-    token_count: int | None
-    section: str | None
-    chunk_strategy: str | None
-    metadata: str
-    content: str
-    error: str | None = None
-    attempts: int = 0
-    chunk_key: int = 0
-    vector_hash: bytes | None = None
-    stored: Metadata | None = None
-    """`metadata` as the dict it was made from, while it is at hand."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptChunk:
-    chunk_key: int
-    position: int
-    moved: bool
-
-
-@dataclass(slots=True)
-class Revision:
-    """One document's next content. `document_key` 0: the document is new. `digest` None: never a no-op next time."""
-
-    document_id: str
-    tenant: str
-    document_key: int
-    base_revision: int
-    number: int
-    source_id: int
-    digest: bytes | None
-    source_digest: bytes | None
-    new: list[NewChunk] = field(default_factory=list)
-    kept: list[KeptChunk] = field(default_factory=list)
-    removed: list[int] = field(default_factory=list)
-    removes_document: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Unfinished:
-    """A revision that somebody began and did not finish."""
-
-    document_key: int
-    number: int
-    base_revision: int
-    source_id: int
-    digest: bytes | None
-    source_digest: bytes | None
-    members: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Condemned:
-    chunk_key: int
-    point_id: bytes
-    text_hash: bytes
-    embedding_hash: bytes | None
+__all__ = ["Condemned", "KeptChunk", "NewChunk", "Revision", "Revisions", "Unfinished"]
 
 
 class Revisions:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._pid = 0
-        self._owner = ""
+        self._sql = dialect_of(database)
+        self._owner = Owner()
 
     @property
     def owner(self) -> str:
         """This process, as leases name it."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._owner = f"{socket.gethostname()}:{self._pid}:{os.urandom(4).hex()}"
-        return self._owner
+        return self._owner.name
 
     def begin(
         self, collection_id: int, generation_id: int, revisions: Sequence[Revision], *, durable: bool
@@ -113,35 +42,18 @@ class Revisions:
         With `durable` the intent outlives a crash and chunks are pending until `switch`; without, the caller commits
         everything in one transaction and chunks are written as they will be.
         """
-        now = time.time()
         with self._database.write() as tx:
-            good, conflicts = self._split(tx, collection_id, generation_id, revisions)
-            (document_key,) = tx.execute("SELECT coalesce(max(document_key), 0) FROM sl_documents").fetchone()
-            (chunk_key,) = tx.execute("SELECT coalesce(max(chunk_key), 0) FROM sl_chunks").fetchone()
-            documents, chunks, states = [], [], []
+            now = self._database.now()
+            self._require_collection(tx, collection_id)
+            good, conflicts = self._split(tx, collection_id, generation_id, revisions, now)
+            chunks, states = [], []
+            keys = self._sql.new_keys(tx, "chunk", sum(len(revision.new) for revision in good))
             for revision in good:
-                if not revision.document_key:
-                    document_key += 1
-                    revision.document_key = document_key
-                    documents.append(
-                        (
-                            document_key,
-                            collection_id,
-                            revision.tenant,
-                            revision.document_id,
-                            revision.source_id,
-                            0,
-                            0,
-                            0,
-                            now,
-                        )
-                    )
                 for chunk in revision.new:
-                    chunk_key += 1
-                    chunk.chunk_key = chunk_key
+                    chunk.chunk_key = next(keys)
                     chunks.append(
                         (
-                            chunk_key,
+                            chunk.chunk_key,
                             revision.document_key,
                             chunk.point_id,
                             chunk.chunk_id,
@@ -159,28 +71,35 @@ class Revisions:
                     )
                     status = IndexStatus.PENDING if durable else _final(chunk)
                     acknowledged, vector_hash = int(not durable), chunk.vector_hash
-                    states.append(
-                        (generation_id, chunk_key, str(status), acknowledged, vector_hash, chunk.attempts, chunk.error)
-                    )
-            tx.insert(
-                "sl_documents (document_key, collection_id, tenant_id, document_id, source_id, revision, "
-                "next_revision, chunk_count, updated_at)",
-                documents,
-            )
+                    state = (str(status), acknowledged, vector_hash, chunk.attempts, chunk.error)
+                    states.append((generation_id, chunk.chunk_key, *state))
             tx.insert("sl_chunks", chunks)
             tx.insert(
                 "sl_states (generation_id, chunk_key, index_status, acknowledged, vector_hash, attempts, error)", states
             )
             if durable:
                 self._record_intents(tx, generation_id, good, now)
+            self._sql.grown(tx, len(chunks))
         return conflicts
 
+    def _require_collection(self, tx: Transaction, collection_id: int) -> None:
+        """Hold the collection against a drop; CollectionNotFound if one came first."""
+        lock = "FOR KEY SHARE" if self._sql.lock else ""
+        found = tx.execute(f"SELECT 1 FROM sl_collections WHERE collection_id = ? {lock}", (collection_id,)).fetchone()
+        if found is None:
+            raise CollectionNotFound(
+                "The collection was dropped while this sync was writing to it. Nothing was written."
+            )
+
     def _split(
-        self, tx: Transaction, collection_id: int, generation_id: int, revisions: Sequence[Revision]
+        self, tx: Transaction, collection_id: int, generation_id: int, revisions: Sequence[Revision], now: float
     ) -> tuple[list[Revision], list[Revision]]:
-        """Revisions that may begin, and those whose document is no longer as it was when they were planned."""
-        found = current_revisions(tx, [one.document_key for one in revisions if one.document_key])
-        taken = self._taken(tx, collection_id, [one for one in revisions if not one.document_key])
+        """Revisions that may begin, and those whose document is no longer as it was when they were planned.
+
+        Rows of known documents are held until the transaction ends, rows of new ones are made.
+        """
+        found = current_revisions(tx, self._sql, [one.document_key for one in revisions if one.document_key])
+        made = self._made(tx, collection_id, [one for one in revisions if not one.document_key], now)
         hidden = self._hidden(tx, generation_id, revisions)
         good: list[Revision] = []
         conflicts: list[Revision] = []
@@ -189,7 +108,8 @@ class Revisions:
                 current, highest = found.get(one.document_key, (-1, -1))
                 fits = current == one.base_revision and one.number > highest and one.document_key not in hidden
             else:
-                fits = (one.tenant, one.document_id) not in taken
+                one.document_key = made.get((one.tenant, one.document_id), 0)
+                fits = bool(one.document_key)
             (good if fits else conflicts).append(one)
         return good, conflicts
 
@@ -198,32 +118,27 @@ class Revisions:
         kept = {kept.chunk_key for one in revisions for kept in one.kept}
         keys = [one.document_key for one in revisions if one.kept]
         hidden: set[int] = set()
-        for start in range(0, len(keys), 500):
-            part = keys[start : start + 500]
+        for part in self._sql.parts(keys):
+            chosen, values = self._sql.among("c.document_key", part)
             rows = tx.execute(
                 "SELECT c.document_key, c.chunk_key FROM sl_chunks c "
                 "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
-                f"WHERE c.document_key IN ({', '.join('?' * len(part))}) AND s.index_status <> 'indexed'",
-                (generation_id, *part),
+                f"WHERE {chosen} AND s.index_status <> 'indexed'",
+                (generation_id, *values),
             )
             hidden |= {document_key for document_key, chunk_key in rows if chunk_key in kept}
         return hidden
 
-    def _taken(self, tx: Transaction, collection_id: int, revisions: Sequence[Revision]) -> set[tuple[str, str]]:
-        """Of documents planned as new: those that somebody has made meanwhile."""
-        taken: set[tuple[str, str]] = set()
-        for start in range(0, len(revisions), 500):
-            part = revisions[start : start + 500]
-            marks = ", ".join(["(?, ?)"] * len(part))
-            names = [value for one in part for value in (one.tenant, one.document_id)]
-            taken |= set(
-                tx.execute(
-                    "SELECT tenant_id, document_id FROM sl_documents "
-                    f"WHERE collection_id = ? AND (tenant_id, document_id) IN (VALUES {marks})",
-                    (collection_id, *names),
-                )
-            )
-        return taken
+    def _made(
+        self, tx: Transaction, collection_id: int, revisions: Sequence[Revision], now: float
+    ) -> dict[tuple[str, str], int]:
+        """Rows for documents planned as new: their keys by tenant and id, without those that somebody else has made."""
+        keys = self._sql.new_keys(tx, "document", len(revisions))
+        rows = [
+            (next(keys), collection_id, one.tenant, one.document_id, one.source_id, 0, 0, 0, now)
+            for one in sorted(revisions, key=lambda one: (one.tenant, one.document_id))
+        ]
+        return {(tenant, name): key for key, tenant, name in self._sql.insert_documents(tx, rows)}
 
     def _record_intents(self, tx: Transaction, generation_id: int, revisions: Sequence[Revision], now: float) -> None:
         rows = []
@@ -247,17 +162,22 @@ class Revisions:
                 )
             )
         tx.insert("sl_revisions", rows)
-        tx.executemany(
+        self._sql.each(
+            tx,
             "UPDATE sl_documents SET next_revision = ? WHERE document_key = ?",
+            "bigint bigint",
             ((one.number, one.document_key) for one in revisions),
         )
 
     def acknowledge(self, generation_id: int, chunk_keys: Sequence[int]) -> None:
         """The store has these points."""
         with self._database.write() as tx:
-            tx.executemany(
-                "UPDATE sl_states SET acknowledged = 1 WHERE generation_id = ? AND chunk_key = ?",
-                ((generation_id, key) for key in chunk_keys),
+            self._sql.for_keys(
+                tx,
+                "UPDATE sl_states SET acknowledged = 1 WHERE generation_id = ?",
+                (generation_id,),
+                "chunk_key",
+                chunk_keys,
             )
 
     def switch(
@@ -267,20 +187,61 @@ class Revisions:
 
         `grace`: seconds until replaced points may be purged.
         """
-        now = time.time()
         with self._database.write() as tx:
-            found = current_revisions(tx, [one.document_key for one in revisions])
+            now = self._database.now()
+            found = current_revisions(tx, self._sql, [one.document_key for one in revisions])
             hidden = self._hidden(tx, generation_id, revisions)
-            losers = [
-                one
-                for one in revisions
-                if found.get(one.document_key, (-1, -1))[0] != one.base_revision or one.document_key in hidden
-            ]
-            lost = {id(one) for one in losers}
-            winners = [one for one in revisions if id(one) not in lost]
-            tx.executemany(
-                "UPDATE sl_documents SET revision = ?, next_revision = max(next_revision, ?), digest = ?, "
-                "source_digest = ?, source_id = ?, chunk_count = ?, removed_at = ?, updated_at = ? WHERE document_key = ?",
+            wanted = self._intents(tx, generation_id, revisions) if durable else None
+            losers: list[Revision] = []
+            winners: list[Revision] = []
+            for one in revisions:
+                current = found.get(one.document_key, (-1, -1))[0]
+                given_up = wanted is not None and (one.document_key, one.number) not in wanted
+                if given_up and current == one.number:
+                    continue  # our lease ran out, and whoever took the work up has finished it
+                fits = current == one.base_revision and one.document_key not in hidden and not given_up
+                (winners if fits else losers).append(one)
+            if durable:
+                self._sql.for_keys(
+                    tx,
+                    "UPDATE sl_states SET index_status = 'indexed', error = NULL WHERE generation_id = ?",
+                    (generation_id,),
+                    "chunk_key",
+                    [chunk.chunk_key for one in winners for chunk in one.new if not chunk.error],
+                )
+                self._sql.each(
+                    tx,
+                    "UPDATE sl_states SET index_status = 'failed', error = ? WHERE generation_id = ? AND chunk_key = ?",
+                    "text bigint bigint",
+                    (
+                        (chunk.error, generation_id, chunk.chunk_key)
+                        for one in winners
+                        for chunk in one.new
+                        if chunk.error
+                    ),
+                )
+                self._sql.each(
+                    tx,
+                    "DELETE FROM sl_revisions WHERE document_key = ? AND revision = ?",
+                    "bigint bigint",
+                    ((one.document_key, one.number) for one in revisions),
+                )
+            self._sql.each(
+                tx,
+                "UPDATE sl_chunks SET position = ? WHERE chunk_key = ?",
+                "bigint bigint",
+                ((kept.position, kept.chunk_key) for one in winners for kept in one.kept if kept.moved),
+            )
+            self._condemn(tx, generation_id, [key for one in winners for key in one.removed], now + grace)
+            self._condemn(tx, generation_id, [chunk.chunk_key for one in losers for chunk in one.new], now + grace)
+            # Last, so that the time it is stamped with is nearly that of the commit: searches compare it with their start.
+            moment = self._sql.moment()
+            self._sql.each(
+                tx,
+                f"UPDATE sl_documents SET revision = ?, next_revision = {self._sql.greatest}(next_revision, ?), digest = ?, "
+                "source_digest = ?, source_id = ?, chunk_count = ?, removed_at = ?, "
+                f"updated_at = {self._sql.clock} WHERE document_key = ?",
+                "bigint bigint bytea bytea bigint bigint float8 bigint",
                 (
                     (
                         one.number,
@@ -290,55 +251,62 @@ class Revisions:
                         one.source_id,
                         len(one.new) + len(one.kept),
                         now if one.removes_document else None,
-                        now,
+                        *moment,
                         one.document_key,
                     )
                     for one in winners
                 ),
             )
-            if durable:
-                tx.executemany(
-                    "UPDATE sl_states SET index_status = ?, error = ? WHERE generation_id = ? AND chunk_key = ?",
-                    (
-                        (str(_final(chunk)), chunk.error, generation_id, chunk.chunk_key)
-                        for one in winners
-                        for chunk in one.new
-                    ),
-                )
-                tx.executemany(
-                    "DELETE FROM sl_revisions WHERE document_key = ? AND revision = ?",
-                    ((one.document_key, one.number) for one in revisions),
-                )
-            tx.executemany(
-                "UPDATE sl_chunks SET position = ? WHERE chunk_key = ?",
-                ((kept.position, kept.chunk_key) for one in winners for kept in one.kept if kept.moved),
-            )
-            self._condemn(tx, generation_id, [key for one in winners for key in one.removed], now + grace)
-            self._condemn(tx, generation_id, [chunk.chunk_key for one in losers for chunk in one.new], now + grace)
         return losers
+
+    def _intents(self, tx: Transaction, generation_id: int, revisions: Sequence[Revision]) -> set[tuple[int, int]]:
+        """Document and number of the revisions that are still open."""
+        found: set[tuple[int, int]] = set()
+        for part in self._sql.parts([one.document_key for one in revisions]):
+            chosen, keys = self._sql.among("document_key", part)
+            found |= set(
+                tx.execute(
+                    f"SELECT document_key, revision FROM sl_revisions WHERE generation_id = ? AND {chosen}",
+                    (generation_id, *keys),
+                )
+            )
+        return found
 
     def abandon(self, generation_id: int, revision: Revision, *, grace: float) -> None:
         """Give up a begun revision: its new points are condemned, the current revision stays."""
         with self._database.write() as tx:
-            self._condemn(tx, generation_id, [chunk.chunk_key for chunk in revision.new], time.time() + grace)
+            current_revisions(tx, self._sql, [revision.document_key])
+            until = self._database.now() + grace
+            self._condemn(tx, generation_id, [chunk.chunk_key for chunk in revision.new], until)
             tx.execute(
                 "DELETE FROM sl_revisions WHERE document_key = ? AND revision = ?",
                 (revision.document_key, revision.number),
             )
 
+    def release(self, revisions: Sequence[Revision]) -> None:
+        """Let go of revisions that could not be finished: whoever comes next may take them up at once."""
+        with self._database.write() as tx:
+            tx.executemany(
+                "UPDATE sl_revisions SET lease_until = 0 WHERE document_key = ? AND revision = ?",
+                ((one.document_key, one.number) for one in revisions),
+            )
+
     def mark(self, generation_id: int, document_key: int) -> list[tuple[int, bytes]]:
         """Hide every chunk of a document at once: `stale`, reason `marked`. Returns chunk keys and point ids."""
         with self._database.write() as tx:
+            current_revisions(tx, self._sql, [document_key])
             rows = tx.execute(
                 "SELECT c.chunk_key, c.point_id FROM sl_chunks c "
                 "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
                 "WHERE c.document_key = ? AND s.index_status = 'indexed'",
                 (generation_id, document_key),
             ).fetchall()
-            tx.executemany(
-                "UPDATE sl_states SET index_status = 'stale', stale_reason = 'marked' "
-                "WHERE generation_id = ? AND chunk_key = ?",
-                ((generation_id, key) for key, _ in rows),
+            self._sql.for_keys(
+                tx,
+                "UPDATE sl_states SET index_status = 'stale', stale_reason = 'marked' WHERE generation_id = ?",
+                (generation_id,),
+                "chunk_key",
+                [key for key, _ in rows],
             )
             tx.execute("UPDATE sl_documents SET digest = NULL WHERE document_key = ?", (document_key,))
         return [(key, point_id) for key, point_id in rows]
@@ -349,65 +317,70 @@ class Revisions:
         The revision moves on all the same: it fences writers that come late.
         """
         with self._database.write() as tx:
-            tx.executemany(
-                "UPDATE sl_documents SET revision = max(revision, ?), next_revision = max(next_revision, ?), "
-                "source_digest = ? WHERE document_key = ?",
+            current_revisions(tx, self._sql, [key for key, _, _ in documents])
+            self._sql.each(
+                tx,
+                f"UPDATE sl_documents SET revision = {self._sql.greatest}(revision, ?), "
+                f"next_revision = {self._sql.greatest}(next_revision, ?), source_digest = ? WHERE document_key = ?",
+                "bigint bigint bytea bigint",
                 ((revision, revision, source_digest, key) for key, revision, source_digest in documents),
             )
 
     def due(self, generation_id: int, limit: int) -> list[Condemned]:
-        """Condemned points whose grace has passed."""
-        with self._database.read() as tx:
+        """Condemned points whose grace has passed. In a write transaction they are the caller's until it ends, and those
+        that another transaction is purging are passed over."""
+        with self._database.read(single=True) as tx:
+            claim = self._sql.claim if tx.writable else ""
             rows = tx.execute(
                 "SELECT c.chunk_key, c.point_id, c.text_hash, c.embedding_hash FROM sl_states s "
                 "JOIN sl_chunks c ON c.chunk_key = s.chunk_key WHERE s.generation_id = ? AND s.purge_after <= ? "
-                "LIMIT ?",
-                (generation_id, time.time(), limit),
+                f"LIMIT ? {claim}",
+                (generation_id, self._database.now(), limit),
             )
             return [Condemned(*row) for row in rows]
 
     def purged(self, generation_id: int, chunk_keys: Sequence[int]) -> None:
         """The store no longer has these points: forget them."""
         with self._database.write() as tx:
-            tx.executemany(
-                "DELETE FROM sl_states WHERE generation_id = ? AND chunk_key = ?",
-                ((generation_id, key) for key in chunk_keys),
-            )
-            tx.executemany("DELETE FROM sl_chunks WHERE chunk_key = ?", ((key,) for key in chunk_keys))
+            keys = sorted(chunk_keys)
+            self._sql.for_keys(tx, "DELETE FROM sl_states WHERE generation_id = ?", (generation_id,), "chunk_key", keys)
+            self._sql.for_keys(tx, "DELETE FROM sl_chunks WHERE 1 = 1", (), "chunk_key", keys)
 
     def point_ids(self, chunk_keys: Sequence[int]) -> list[bytes]:
         ids: list[bytes] = []
-        with self._database.read() as tx:
-            for start in range(0, len(chunk_keys), 500):
-                part = chunk_keys[start : start + 500]
-                marks = ", ".join("?" * len(part))
-                ids += [
-                    row[0] for row in tx.execute(f"SELECT point_id FROM sl_chunks WHERE chunk_key IN ({marks})", part)
-                ]
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(chunk_keys):
+                chosen, keys = self._sql.among("chunk_key", part)
+                ids += [row[0] for row in tx.execute(f"SELECT point_id FROM sl_chunks WHERE {chosen}", keys)]
         return ids
 
     def unfinished(self, generation_id: int) -> list[Unfinished]:
         """Claim the revisions whose owner is gone: its lease has run out, or it was a process here that is dead."""
-        now = time.time()
-        with self._database.read() as tx:
-            if tx.execute("SELECT 1 FROM sl_revisions WHERE generation_id = ?", (generation_id,)).fetchone() is None:
-                return []
-        with self._database.write() as tx:
+        with self._database.read(single=True) as tx:
+            now = self._database.now()
             rows = tx.execute(
                 "SELECT document_key, revision, base_revision, source_id, digest, source_digest, members, lease_owner, "
                 "lease_until FROM sl_revisions WHERE generation_id = ?",
                 (generation_id,),
             ).fetchall()
-            open_work = [row for row in rows if row[8] < now or _is_dead(row[7])]
-            tx.executemany(
-                "UPDATE sl_revisions SET lease_owner = ?, lease_until = ? WHERE document_key = ? AND revision = ?",
-                ((self.owner, now + LEASE_SECONDS, row[0], row[1]) for row in open_work),
-            )
-        return [Unfinished(*(*row[:6], orjson.loads(row[6]))) for row in open_work]
+        open_work = [row for row in rows if row[8] < now or is_dead(row[7])]
+        claimed: list[tuple[Any, ...]] = []
+        if not open_work:
+            return []
+        with self._database.write() as tx:
+            for row in open_work:  # whoever else has claimed it meanwhile has changed its lease
+                done = tx.execute(
+                    "UPDATE sl_revisions SET lease_owner = ?, lease_until = ? "
+                    "WHERE document_key = ? AND revision = ? AND lease_owner = ? AND lease_until = ?",
+                    (self.owner, now + LEASE_SECONDS, row[0], row[1], row[7], row[8]),
+                )
+                if done.rowcount:
+                    claimed.append(row)
+        return [Unfinished(*(*row[:6], orjson.loads(row[6]))) for row in claimed]
 
     def open_count(self, generation_id: int) -> int:
         """How many revisions were begun and not switched to, by anybody."""
-        with self._database.read() as tx:
+        with self._database.read(single=True) as tx:
             (count,) = tx.execute(
                 "SELECT count(*) FROM sl_revisions WHERE generation_id = ?", (generation_id,)
             ).fetchone()
@@ -453,26 +426,15 @@ class Revisions:
         return revision
 
     def _condemn(self, tx: Transaction, generation_id: int, chunk_keys: Sequence[int], purge_after: float) -> None:
-        tx.executemany(
+        self._sql.for_keys(
+            tx,
             "UPDATE sl_states SET index_status = 'stale', stale_reason = 'superseded', purge_after = ? "
-            "WHERE generation_id = ? AND chunk_key = ?",
-            ((purge_after, generation_id, key) for key in chunk_keys),
+            "WHERE generation_id = ?",
+            (purge_after, generation_id),
+            "chunk_key",
+            chunk_keys,
         )
 
 
 def _final(chunk: NewChunk) -> IndexStatus:
     return IndexStatus.FAILED if chunk.error else IndexStatus.INDEXED
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether the owner was a process of this host that no longer runs."""
-    host, pid, _ = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

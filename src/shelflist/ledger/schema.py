@@ -1,4 +1,7 @@
-"""Brings a ledger's tables to this version, forward only, and refuses a ledger of a newer one."""
+"""Brings a ledger's tables to this version, forward only, and refuses a ledger of a newer one.
+
+One set of scripts serves both databases: SQLite's words are the source, the dialect translates them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from importlib.resources import files
 
 from shelflist.core.errors import LedgerTooNew
 from shelflist.core.transaction import Database, Transaction
+from shelflist.ledger.dialect import Dialect, dialect_of
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -18,15 +22,16 @@ def migrations() -> list[tuple[int, str]]:
 
 def is_ledger(database: Database) -> bool:
     with database.read() as tx:
-        return _version(tx) is not None
+        return _version(tx, dialect_of(database)) is not None
 
 
 def open_schema(database: Database) -> str:
     """Create or migrate the tables; returns the `ledger_id`."""
     steps = migrations()
     newest = steps[-1][0]
+    dialect = dialect_of(database)
     with database.read() as tx:
-        version = _version(tx)
+        version = _version(tx, dialect)
     if version is not None and version > newest:
         raise LedgerTooNew(
             f"This index has ledger version {version}; this Shelflist knows up to {newest}. "
@@ -34,14 +39,15 @@ def open_schema(database: Database) -> str:
         )
     if version != newest:
         with database.write() as tx:
-            _migrate(tx, steps)
+            dialect.take_turns(tx, "migration")
+            _migrate(tx, steps, dialect)
     with database.read() as tx:
         (ledger_id,) = tx.execute("SELECT value FROM sl_meta WHERE key = 'ledger_id'").fetchone()
     return str(ledger_id)
 
 
-def _migrate(tx: Transaction, steps: list[tuple[int, str]]) -> None:
-    version = _version(tx)
+def _migrate(tx: Transaction, steps: list[tuple[int, str]], dialect: Dialect) -> None:
+    version = _version(tx, dialect)
     if version is None:
         tx.execute("CREATE TABLE sl_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         tx.execute("INSERT INTO sl_meta VALUES ('ledger_id', ?)", (secrets.token_hex(16),))
@@ -49,7 +55,7 @@ def _migrate(tx: Transaction, steps: list[tuple[int, str]]) -> None:
         version = 0
     for number, script in steps:
         if number > version:
-            for statement in statements(script):
+            for statement in statements(dialect.script(script)):
                 tx.execute(statement)
             tx.execute("UPDATE sl_meta SET value = ? WHERE key = 'version'", (str(number),))
 
@@ -60,9 +66,8 @@ def statements(script: str) -> list[str]:
     return [statement.strip() for statement in bare.split(";") if statement.strip()]
 
 
-def _version(tx: Transaction) -> int | None:
-    found = tx.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'sl_meta'").fetchone()
-    if found is None:
+def _version(tx: Transaction, dialect: Dialect) -> int | None:
+    if not dialect.has_table(tx, "sl_meta"):
         return None
     (value,) = tx.execute("SELECT value FROM sl_meta WHERE key = 'version'").fetchone()
     return int(value)
