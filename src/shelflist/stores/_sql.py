@@ -1,4 +1,4 @@
-"""Filters as SQL for SQLite, over the tables of the embedded store (alias `p` for the points).
+"""Filters as SQL: what SQLite and Postgres share, and SQLite over the tables of the embedded store (alias `p`: the points).
 
 Conditions are two-valued: a positive comparison of a missing value may come out as NULL, which selects nothing, and
 whatever negates one says IS NOT. Every comparison that an index can answer stands in the form that SQLite's planner
@@ -48,7 +48,7 @@ def compile_sql(
     where the list is not null. Members of lists are rows (field, value, row) of `lists_table`.
     Raises FilterTooBroad if the filter holds more values than one statement takes.
     """
-    condition = SqlFilterCompiler(fields, lists_table, capabilities).compile(filter)
+    condition = SqliteFilterCompiler(fields, lists_table, capabilities).compile(filter)
     if len(condition.parameters) > _MAX_PARAMETERS:
         raise FilterTooBroad(
             f"The filter compares with {len(condition.parameters):,} values, more than SQLite takes in one query "
@@ -67,15 +67,29 @@ def field_column(name: str) -> str:
 
 
 class SqlFilterCompiler(FilterCompiler[Sql]):
-    def __init__(self, fields: Fields, lists_table: str, capabilities: Capabilities | None = None) -> None:
-        super().__init__(fields, capabilities)
-        self._lists_table = lists_table
+    """What SQLite and Postgres say alike, as conditions on the alias `p`; a dialect says the rest."""
+
+    true = "1"
+    false = "0"
+    differs = "IS NOT"
+
+    def compared(self, name: str, kind: FieldType, symbol: str, value: Any) -> Sql:
+        """A field compared with one value."""
+        raise NotImplementedError
+
+    def one_of(self, name: str, kind: FieldType, values: Sequence[Any]) -> Sql:
+        """A field, not a list, that has one of these values."""
+        raise NotImplementedError
+
+    def has_member(self, name: str, members: Sequence[str]) -> Sql:
+        """A list field that holds at least one of these."""
+        raise NotImplementedError
 
     def everything(self) -> Sql:
-        return Sql("1")
+        return Sql(self.true)
 
     def nothing(self) -> Sql:
-        return Sql("0")
+        return Sql(self.false)
 
     def all_of(self, parts: Sequence[Sql]) -> Sql:
         return _joined(parts, " AND ")
@@ -88,34 +102,32 @@ class SqlFilterCompiler(FilterCompiler[Sql]):
 
     def equal(self, name: str, kind: FieldType, value: Any) -> Sql:
         if kind is FieldType.LIST:
-            return self._member(name, Sql("value = ?", (value,)))
-        return _compared(name, "=", value)
+            return self.has_member(name, (value,))
+        return self.compared(name, kind, "=", value)
 
     def not_equal(self, name: str, kind: FieldType, value: Any) -> Sql:
         if kind is FieldType.LIST:
             return self.none_of(self.equal(name, kind, value))
-        return _compared(name, "IS NOT", value)
+        return self.compared(name, kind, self.differs, value)
 
     def less(self, name: str, kind: FieldType, value: Any) -> Sql:
-        return _compared(name, "<", value)
+        return self.compared(name, kind, "<", value)
 
     def less_or_equal(self, name: str, kind: FieldType, value: Any) -> Sql:
-        return _compared(name, "<=", value)
+        return self.compared(name, kind, "<=", value)
 
     def greater(self, name: str, kind: FieldType, value: Any) -> Sql:
-        return _compared(name, ">", value)
+        return self.compared(name, kind, ">", value)
 
     def greater_or_equal(self, name: str, kind: FieldType, value: Any) -> Sql:
-        return _compared(name, ">=", value)
+        return self.compared(name, kind, ">=", value)
 
     def between(self, name: str, kind: FieldType, value: Any) -> Sql:
         low, high = value
-        return Sql(f"p.{field_column(name)} BETWEEN ? AND ?", (_bound(low), _bound(high)))
+        return self._range(self.compared(name, kind, ">=", low), self.compared(name, kind, "<=", high))
 
     def is_in(self, name: str, kind: FieldType, value: Any) -> Sql:
-        if kind is FieldType.LIST:
-            return self._member(name, _one_of("value", value))
-        return _one_of(f"p.{field_column(name)}", value)
+        return self.has_member(name, value) if kind is FieldType.LIST else self.one_of(name, kind, value)
 
     def not_in(self, name: str, kind: FieldType, value: Any) -> Sql:
         return self.none_of(self.is_in(name, kind, value))
@@ -125,18 +137,34 @@ class SqlFilterCompiler(FilterCompiler[Sql]):
 
     def starts_with(self, name: str, kind: FieldType, value: Any) -> Sql:
         # A range, because LIKE ignores case, has wildcards and leaves the index alone.
-        column = f"p.{field_column(name)}"
         if not value:
-            return Sql(f"{column} IS NOT NULL")
-        end = successor(value)
-        if end is None:
-            return Sql(f"{column} >= ?", (value,))
-        return Sql(f"{column} >= ? AND {column} < ?", (value, end))
+            return self.exists(name, kind, None)
+        low, end = self.compared(name, kind, ">=", value), successor(value)
+        return low if end is None else self._range(low, self.compared(name, kind, "<", end))
 
     def exists(self, name: str, kind: FieldType, value: Any) -> Sql:
-        return Sql(f"p.{field_column(name)} IS NOT NULL")
+        return Sql(f"{self.column(name)} IS NOT NULL")
 
-    def _member(self, name: str, condition: Sql) -> Sql:
+    def column(self, name: str) -> str:
+        return f"p.{field_column(name)}"
+
+    def _range(self, low: Sql, high: Sql) -> Sql:
+        return Sql(f"{low.text} AND {high.text}", (*low.parameters, *high.parameters), max(low.depth, high.depth))
+
+
+class SqliteFilterCompiler(SqlFilterCompiler):
+    def __init__(self, fields: Fields, lists_table: str, capabilities: Capabilities | None = None) -> None:
+        super().__init__(fields, capabilities)
+        self._lists_table = lists_table
+
+    def compared(self, name: str, kind: FieldType, symbol: str, value: Any) -> Sql:
+        return Sql(f"{self.column(name)} {symbol} ?", (_bound(value),))
+
+    def one_of(self, name: str, kind: FieldType, values: Sequence[Any]) -> Sql:
+        return _one_of(self.column(name), values)
+
+    def has_member(self, name: str, members: Sequence[str]) -> Sql:
+        condition = _one_of("value", members)
         return Sql(
             f"p.row IN (SELECT row FROM {self._lists_table} WHERE field = ? AND {condition.text})",
             (name, *condition.parameters),
@@ -153,10 +181,6 @@ def successor(prefix: str) -> str | None:
     if 0xD800 <= code <= 0xDFFF:  # surrogates are not characters and have no UTF-8
         code = 0xE000
     return stem[:-1] + chr(code)
-
-
-def _compared(name: str, symbol: str, value: Any) -> Sql:
-    return Sql(f"p.{field_column(name)} {symbol} ?", (_bound(value),))
 
 
 def _bound(value: Any) -> Any:

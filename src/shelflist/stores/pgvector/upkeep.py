@@ -1,0 +1,267 @@
+"""What a generation in Postgres needs from time to time: its vector index, a vacuum, and a measurement.
+
+A vacuum, because an index-only scan trusts only pages that one has marked. A measurement, because how hard an index must
+be searched for the recall that is wanted depends on the vectors in it; it is taken against exact search on the
+generation's own vectors, under the filters that are hardest: points are looked for among those of another kind.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from shelflist.core.errors import StoreFull
+from shelflist.core.fields import FieldType
+from shelflist.core.log import log
+from shelflist.core.types import Hnsw, Ivf, SearchParams, Vector
+from shelflist.engine.exact import prepared
+from shelflist.engine.signs import sign_bits
+from shelflist.postgres import PostgresDatabase, PostgresTransaction, Wire
+from shelflist.stores._sql import Sql
+from shelflist.stores.pgvector.filters import column
+from shelflist.stores.pgvector.planner import FEW_ROWS, SESSION, Facts, read_facts, step
+from shelflist.stores.pgvector.rows import bit_bytes, vector_bytes, vector_of
+from shelflist.stores.pgvector.schema import (
+    SYMBOLS,
+    bits_type,
+    lists,
+    vector_index,
+    vector_index_name,
+    vector_index_sql,
+)
+from shelflist.stores.protocol import GenerationSpec, Scope
+
+DEFAULT_THRESHOLD = 10_000
+"""Rows from which the vector index is built; below it every search is exact, and takes a few milliseconds."""
+_MARKED = 0.9
+_FEW_PAGES = 200
+_GROWN = 2
+_QUERIES = 16
+_SECONDS = 8.0
+"""A measurement ends after so long, with the queries that it has had."""
+_FEWEST_QUERIES = 4
+_SAMPLE = 40_000
+_WANTED = 0.98
+"""Recall at ten that a setting must show: real questions lie further from the vectors than these do from each other."""
+_EFFORTS = (60, 90, 120, 180, 270, 400, 600, 1000)
+_MARGIN = 1.5
+_LEAST_DEPTH, _DEEPEST = 250, 4_000
+_MEMORY = (64, 2_048)
+_BUILDERS = 5276012
+
+
+class Upkeep:
+    """One generation's. Nothing here may run inside a transaction."""
+
+    def __init__(self, database: PostgresDatabase, spec: GenerationSpec) -> None:
+        self._database = database
+        self._spec = spec
+
+    def run(self) -> None:
+        """Everything that is due."""
+        with self._database.alone() as tx:
+            self._vacuum(tx)
+            rows, measured, valid = self._state(tx)
+            if vector_index(self._spec) is not None and not valid and rows >= self._threshold():
+                self._build(tx, rows)
+                measured = 0
+        if rows >= max(FEW_ROWS, _GROWN * measured):
+            self.measure(rows)
+
+    def repair(self) -> list[str]:
+        done = []
+        with self._database.alone() as tx:
+            index = vector_index_name(self._spec.name)
+            rows, _, valid = self._state(tx)
+            if valid is False:
+                self._build(tx, rows)
+                done.append(f"the vector index {index}, which a build had left unfinished, was built anew")
+            tx.execute(f"VACUUM (ANALYZE) {self._spec.name}")
+            tx.execute(f"VACUUM (ANALYZE) {self._spec.name}_terms")
+            done.append(f"{rows} rows vacuumed and analysed")
+        if rows >= FEW_ROWS:
+            self.measure(rows)
+        return done
+
+    def measure(self, rows: int) -> None:
+        """Find `effort` and `depth`, and write them down with the recall that they gave."""
+        spec = self._spec
+        with self._database.read() as tx:
+            tx.settings(SESSION)
+            queries = _queries(tx, spec)
+            if not queries:
+                return
+            depth = _depth(tx, spec, queries, rows)
+            facts = read_facts(tx, spec)
+            effort, recall = (None, None)
+            if facts.is_indexed:
+                effort, recall = _effort(tx, spec, queries, Facts(rows, True, None, depth))
+        with self._database.write() as tx:
+            tx.execute(
+                "UPDATE sl_store_generations SET measured_rows = ?, effort = ?, depth = ?, recall = ? WHERE name = ?",
+                (rows, effort, depth, recall, spec.name),
+            )
+        log.info("%s: measured effort %s (recall %s), depth %s over %s rows.", spec.name, effort, recall, depth, rows)
+
+    def _threshold(self) -> int:
+        index = self._spec.index
+        given = index.indexing_threshold if isinstance(index, Hnsw) else None
+        return max(1, DEFAULT_THRESHOLD if given is None else given)
+
+    def _state(self, tx: PostgresTransaction) -> tuple[int, int, bool | None]:
+        """About how many rows, how many when last measured, and whether the vector index is valid (None: there is none)."""
+        rows = read_facts(tx, self._spec).rows
+        measured, valid = tx.execute(
+            "SELECT measured_rows, (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(?)) "
+            "FROM sl_store_generations WHERE name = ?",
+            (vector_index_name(self._spec.name), self._spec.name),
+        ).fetchone()
+        return rows, measured, valid
+
+    def _vacuum(self, tx: PostgresTransaction) -> None:
+        for table in (self._spec.name, f"{self._spec.name}_terms"):
+            found = tx.execute(
+                "SELECT pg_relation_size(oid) / current_setting('block_size')::int, relallvisible::int8 FROM pg_class "
+                "WHERE oid = to_regclass(?)",
+                (table,),
+            ).fetchone()
+            if found is not None and found[0] >= _FEW_PAGES and found[1] < _MARKED * found[0]:
+                tx.execute(f"VACUUM (ANALYZE) {table}")
+
+    def _build(self, tx: PostgresTransaction, rows: int) -> None:
+        """Build the vector index beside readers and writers; one builder at a time, the others wait for it."""
+        spec = self._spec
+        index = vector_index_name(spec.name)
+        with _only_builder(tx, spec.name):
+            valid = self._state(tx)[2]
+            if valid:
+                return
+            if valid is False:
+                log.warning("%s: a build of %s was not finished. Building it anew.", self._database.address, index)
+                tx.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
+            low, high = _MEMORY
+            need = rows * (4 * spec.dimensions + 700) // 1_000_000 + 32
+            settings: dict[str, str | int | float] = {
+                "statement_timeout": 0,
+                "lock_timeout": 0,
+                "maintenance_work_mem": f"{min(high, max(low, need))}MB",
+                "max_parallel_maintenance_workers": 2,
+            }
+            try:
+                tx.settings(settings)
+                tx.execute(vector_index_sql(spec, rows))
+            except StoreFull:
+                # Parallel workers share their memory under /dev/shm, which is small in many containers.
+                tx.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
+                tx.settings({**settings, "max_parallel_maintenance_workers": 0})
+                tx.execute(vector_index_sql(spec, rows))
+            finally:
+                tx.settings({})
+
+
+@contextmanager
+def _only_builder(tx: PostgresTransaction, name: str) -> Iterator[None]:
+    # Asked for again and again: one who waits inside a statement holds a snapshot, which a concurrent build waits for.
+    key = uuid.uuid5(uuid.NAMESPACE_OID, name).int % 2**31
+    while not tx.execute("SELECT pg_try_advisory_lock(?::int, ?::int)", (_BUILDERS, key)).fetchone()[0]:
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        tx.execute("SELECT pg_advisory_unlock(?::int, ?::int)", (_BUILDERS, key))
+
+
+def _queries(tx: PostgresTransaction, spec: GenerationSpec) -> list[Vector]:
+    """Between two stored vectors each, nearer to one: what is asked is like what is stored, and is not it."""
+    generator = np.random.default_rng(20)
+    stored: list[Vector] = []
+    for _ in range(2 * _QUERIES):
+        # Ids are hashes, so the next one after a random one is a random point.
+        found = tx.execute(
+            f"SELECT vector_send(embedding) FROM {spec.name} WHERE index_status = 'indexed' AND point_id >= ?::uuid "
+            "ORDER BY point_id LIMIT 1",
+            (generator.bytes(16).hex(),),
+        ).fetchone()
+        if found is not None:
+            stored.append(prepared(vector_of(found[0]), spec.metric))
+    pairs = zip(stored[::2], stored[1::2], strict=False)
+    return [prepared((a + b / 2).astype(np.float32), spec.metric) for a, b in pairs if (a + b / 2).any()]
+
+
+def _depth(tx: PostgresTransaction, spec: GenerationSpec, queries: list[Vector], rows: int) -> int:
+    """How many candidates by sign bits hold the ten nearest, also under filters; 0 where they are of no use."""
+    deadline = time.monotonic() + _SECONDS
+    ranks: dict[str, list[float]] = {}
+    conditions = [Sql("true"), *_hard_conditions(tx, spec)]
+    for number, query in enumerate(queries):
+        for one in conditions:
+            ranks.setdefault(repr(one), []).extend(_ranks(tx, spec, query, one, rows))
+        if number + 1 >= _FEWEST_QUERIES and time.monotonic() > deadline:
+            break
+    worst = max((float(np.quantile(found, _WANTED)) for found in ranks.values() if found), default=0.0)
+    return 0 if worst * _MARGIN > _DEEPEST else max(_LEAST_DEPTH, round(worst * _MARGIN))
+
+
+def _hard_conditions(tx: PostgresTransaction, spec: GenerationSpec) -> list[Sql]:
+    """The commonest value of each text field, and the largest tenant."""
+    names = [column(field) for field, kind in spec.fields.items() if kind is FieldType.STR]
+    names += ["tenant_id"] if spec.tenanted else []
+    found = tx.execute(
+        "SELECT attname::text, (most_common_vals::text::text[])[1], most_common_freqs[1]::float8 FROM pg_stats "
+        "WHERE schemaname = current_schema() AND tablename = ? AND attname::text = ANY(?::text[]) "
+        "AND most_common_freqs[1] BETWEEN 0.02 AND 0.9 ORDER BY most_common_freqs[1] DESC LIMIT 4",
+        (spec.name, [name.strip('"') for name in names]),
+    )
+    return [Sql(f'p."{name}" = ?::text', (value,)) for name, value, _ in found]
+
+
+def _ranks(tx: PostgresTransaction, spec: GenerationSpec, query: Vector, where: Sql, rows: int) -> list[float]:
+    """Where the ten nearest by distance stand in the order of the sign bits, among a sample of the matching rows."""
+    share = min(1.0, _SAMPLE / max(1, rows))
+    last = uuid.UUID(int=min(_SAMPLE * 2**128 // max(1, rows), 2**128 - 1))
+    bits = Wire(bit_bytes(sign_bits(query[None])[0]))
+    found = tx.execute(
+        f"SELECT place FROM (SELECT rank() OVER (ORDER BY p.bits <~> ?::{bits_type(spec)}) AS place, "
+        f"p.embedding {SYMBOLS[spec.metric]} ?::vector AS distance FROM {spec.name} p "
+        f"WHERE p.index_status = 'indexed' AND p.point_id <= ?::uuid AND {where.text} OFFSET 0) ranked "
+        "ORDER BY distance LIMIT 10",
+        (bits, Wire(vector_bytes(query)), str(last), *where.parameters),
+        prepare=False,
+    )
+    # A sample of a tenth has its nearest at six tenths of the depth, as measured.
+    return [place / share**0.25 for (place,) in found]
+
+
+def _effort(tx: PostgresTransaction, spec: GenerationSpec, queries: list[Vector], facts: Facts) -> tuple[int, float]:
+    """The least effort with which the vector index finds the ten nearest of all, and the recall that it had."""
+    deadline = time.monotonic() + _SECONDS
+    anywhere = Sql("p.index_status = 'indexed'")
+    truth: list[tuple[Vector, set[bytes]]] = []
+    for query in queries:
+        truth.append((query, _found(tx, step("exact", spec, Scope(), anywhere, query, 10, SearchParams(), facts))))
+        if len(truth) >= _FEWEST_QUERIES and time.monotonic() > deadline:
+            break
+    index = spec.index
+    efforts: list[int] = list(_EFFORTS)
+    if isinstance(index, Ivf):
+        cells = lists(spec, facts.rows)
+        efforts = sorted({max(1, round(cells * share)) for share in (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1)})
+    effort, recall = efforts[-1], 0.0
+    for effort in efforts:
+        params = SearchParams(ef_search=effort, nprobe=effort)
+        hit = 0
+        for query, nearest in truth:
+            hit += len(nearest & _found(tx, step("vector", spec, Scope(), anywhere, query, 10, params, facts)))
+        recall = hit / max(1, sum(len(nearest) for _, nearest in truth))
+        if recall >= _WANTED:
+            break
+    return effort, recall
+
+
+def _found(tx: PostgresTransaction, one: Any) -> set[bytes]:
+    return {row[0] for row in tx.execute(one.statement.text, one.statement.parameters, prepare=False)}
