@@ -1,0 +1,249 @@
+"""How Milvus is reached: a server by its address, or Milvus Lite by its file; and its errors as ours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from shelflist.config import StoreUrl
+from shelflist.core.errors import (
+    ConfigError,
+    MissingDependency,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreMismatch,
+    StoreTimeout,
+    StoreUnavailable,
+)
+from shelflist.stores import _connect
+
+T = TypeVar("T")
+Client = Any  # pymilvus.MilvusClient, which must not be imported before it is used
+
+PORT = 19530
+_LONGEST_CONNECT = 10.0
+_IN_FLIGHT = 4
+_NOT_FOUND = 100
+_NOT_YET = {1, 2, 4, 8, 12, 101, 103, 106, 202, 503, 901, 902, 905}
+"""Codes of a server that starts, recovers or is asked too much: https://milvus.io/docs, `merr` in its source."""
+_FULL = {3, 7, 9}
+_DENIED = {1400, 1401}
+_UNREACHED = re.compile(
+    r"fail connecting|channel.*(not ready|closed)|service unavailable|node not match", re.IGNORECASE
+)
+_SPACE = re.compile(r"no space left|disk limit|disk quota|memory limit|quota exceeded", re.IGNORECASE)
+
+_lite_lock = threading.Lock()
+_lite_users: Counter[str] = Counter()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """What answers: a server by major and minor version, or Milvus Lite."""
+
+    major: int
+    minor: int
+    lite: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Version:
+        numbers = [int(one) for one in re.findall(r"\d+", text)[:2]]
+        major, minor = [*numbers, 0, 0][:2]
+        return cls(major, minor, text.startswith("milvus_lite"))
+
+    def has(self, major: int, minor: int) -> bool:
+        """Whether it is Lite, which has the current interface, or a server of at least this version."""
+        return self.lite or (self.major, self.minor) >= (major, minor)
+
+
+class Link:
+    """One client, made at first use and again in a forked child; safe for threads."""
+
+    def __init__(self, place: StoreUrl) -> None:
+        self.path: str | None = None
+        self._token = self._database = self._authority = ""
+        self._tls = False
+        self._host, self._port = "", 0
+        if place.host is None:
+            if not place.path or place.raw.partition(":")[2].startswith("//"):
+                raise ConfigError(
+                    f"{place} names no host. Write milvus://127.0.0.1:{PORT}, or for a file milvus:./index.db"
+                )
+            _check_file_options(place)
+            self.path = os.path.abspath(place.path)
+            self.address = f"milvus:{place.path}"
+            self.timeout = _connect.positive(place, "timeout", _connect.DEFAULT_TIMEOUT)
+        else:
+            server = _connect.server(place, port=PORT, options=frozenset({"db", "ca"}))
+            self.address, self.timeout, self._tls = server.address, server.timeout, server.tls
+            self._host, self._port = server.host, server.port
+            self._token = server.api_key or ""
+            if place.username:
+                self._token = f"{place.username}:{self._token}"
+            self._database = server.options.get("db", "")
+            self._authority = server.options.get("ca", "")
+        self._lock = threading.RLock()
+        self._client: Client = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._process = 0
+        self._version = Version(0, 0)
+
+    @property
+    def version(self) -> Version:
+        self.client()
+        return self._version
+
+    def client(self) -> Client:
+        with self._lock:
+            if self._client is None or self._process != os.getpid():
+                self._client, self._threads = self._open(), ThreadPoolExecutor(_IN_FLIGHT, "milvus")
+                self._process = os.getpid()
+            return self._client
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """For requests that go out at once, a few at a time."""
+        self.client()
+        assert self._threads is not None
+        return self._threads
+
+    def ask(self, what: str, call: Callable[[Client], T]) -> T:
+        """What `call` gets from the client; StoreError with address, reason and next step for what it raises."""
+        client = self.client()
+        try:
+            return call(client)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self.error(what, error) from error
+
+    def close(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+            threads, self._threads = self._threads, None
+            if client is None or self._process != os.getpid():
+                return
+            if threads is not None:
+                threads.shutdown()
+            client.close()
+            if self.path is not None:
+                _close_lite(self.path)
+
+    def _open(self) -> Client:
+        # Without it the child of a fork cannot connect. Read when gRPC is first imported.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+        try:
+            from pymilvus import MilvusClient
+        except ImportError:
+            raise MissingDependency.for_extra("pymilvus", "milvus", "The Milvus store") from None
+        # It prints a traceback for every error that it raises as well: ours says what happened, once.
+        for name in ("pymilvus.decorators", "pymilvus.client.connection_manager"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        uri = self._reached() if self.path is None else _open_lite(self.path, self.address)
+        seconds = min(self.timeout, _LONGEST_CONNECT)
+        options: dict[str, Any] = {"server_pem_path": self._authority} if self._authority else {}
+        try:
+            client = MilvusClient(
+                uri=uri, token=self._token, db_name=self._database, timeout=seconds, dedicated=True, **options
+            )
+        except Exception as error:
+            if self.path is not None:
+                _close_lite(self.path)
+            raise self.error("connect", error) from error
+        try:
+            self._version = Version.parse(str(client.get_server_version(timeout=seconds)))
+        except Exception as error:
+            client.close()
+            raise self.error("connect", error) from error
+        return client
+
+    def _reached(self) -> str:
+        """The server's URI. Asked by a plain socket first: gRPC tries a closed port again until the time is up."""
+        try:
+            socket.create_connection((self._host, self._port), min(self.timeout, _LONGEST_CONNECT)).close()
+        except OSError as error:
+            raise StoreUnavailable(
+                f"Milvus at {self.address} cannot be reached: {error.strerror or error}. Is the server running, and is "
+                "this its gRPC port?"
+            ) from error
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
+
+    def error(self, what: str, error: Exception) -> StoreError:
+        """The client's error as ours."""
+        code, text = getattr(error, "code", None), getattr(error, "message", "") or str(error)
+        for one in (error, error.__cause__):
+            told: Any = one
+            if callable(getattr(told, "code", None)):  # gRPC's own, which says more than what was made of it
+                code, text = told.code(), str(told.details())
+        status = getattr(code, "name", "")
+        if self._token:
+            text = text.replace(self._token, "***")
+        reason = " ".join(text.split())[:300].rstrip(". ")
+        at = f"Milvus at {self.address}: {what}: {reason}."
+        if status == "UNAUTHENTICATED" or "auth check failure" in text or code in _DENIED:
+            return StoreDenied(f"{at} Check user and password, or the API key, of the URL.")
+        if status == "PERMISSION_DENIED":
+            return StoreDenied(f"{at} The user may not do this: ask for the right, or take another user.")
+        if what == "connect" and status in ("DEADLINE_EXCEEDED", "UNAVAILABLE", "UNIMPLEMENTED", "INTERNAL", "UNKNOWN"):
+            return StoreUnavailable(f"{at} Is it a Milvus server, is this its gRPC port, and is tls= of the URL right?")
+        if status == "DEADLINE_EXCEEDED" or "deadline exceeded" in text.lower() or "timeout" in text.lower():
+            if _UNREACHED.search(text) or "UNAVAILABLE" in text:
+                return StoreUnavailable(f"{at} Is the server running, and is tls= of the URL right?")
+            return StoreTimeout(f"{at} Try again, or raise timeout= of the URL ({self.timeout:g} s).")
+        if code in _FULL or _SPACE.search(text):
+            return StoreFull(f"{at} Give the server more disk or memory, then run the same command again.")
+        if code == _NOT_FOUND:
+            return StoreMismatch(
+                f"{at} Somebody dropped it, or the database is another one: check db= of the URL, then: shelflist repair"
+            )
+        if status == "UNAVAILABLE" or _UNREACHED.search(text):
+            return StoreUnavailable(f"{at} Is the server running, and is tls= of the URL right?")
+        if code in _NOT_YET or getattr(error, "retriable", False):
+            return StoreUnavailable(f"{at} The server is not ready for it: try again in a moment.")
+        return StoreError(f"{at} See the log of the server.")
+
+
+def _check_file_options(place: StoreUrl) -> None:
+    unknown = sorted(set(place.query) - {"timeout"})
+    if unknown:
+        raise ConfigError(f"{place} has an option {unknown[0]!r} that a file does not take. Known: timeout")
+
+
+def _open_lite(path: str, address: str) -> str:
+    """The URI of the Milvus Lite of this file, which all handles of the process share."""
+    try:
+        from milvus_lite.server_manager import server_manager_instance
+    except ImportError:
+        raise MissingDependency.for_extra("milvus-lite", "milvus-lite", "Milvus Lite") from None
+    if not os.path.isdir(os.path.dirname(path)):
+        raise StoreUnavailable(f"Milvus Lite at {address}: the folder {os.path.dirname(path)} does not exist. Make it.")
+    logging.getLogger("milvus_lite.server_manager").setLevel(logging.CRITICAL)
+    with _lite_lock:
+        uri = server_manager_instance.start_and_get_uri(path)
+        if uri is None:
+            raise StoreUnavailable(
+                f"Milvus Lite at {address} cannot be opened: another process has it open, or it cannot be written. "
+                "Close the other process, or run a Milvus server for several."
+            )
+        _lite_users[path] += 1
+    return str(uri)
+
+
+def _close_lite(path: str) -> None:
+    from milvus_lite.server_manager import server_manager_instance
+
+    with _lite_lock:
+        _lite_users[path] -= 1
+        if _lite_users[path] <= 0:
+            del _lite_users[path]
+            server_manager_instance.release_server(path)

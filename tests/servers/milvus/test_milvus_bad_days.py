@@ -1,0 +1,487 @@
+"""What goes wrong between Shelflist and Milvus, on real servers: one clear error, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines import free_port, missing
+from milvus_engine import MilvusServer, open_milvus, require_lite, running
+
+import shelflist
+from shelflist import Chunk
+from shelflist.core.errors import (
+    ConfigError,
+    ShelflistError,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreMismatch,
+    StoreTimeout,
+    StoreUnavailable,
+    Transient,
+)
+from shelflist.core.fields import Fields
+from shelflist.core.filters import prepare
+from shelflist.core.filters.nodes import Comparison, Operator
+from shelflist.core.types import Candidates, Hnsw, Ivf, SearchParams
+from shelflist.stores import _connect
+from shelflist.stores.milvus.store import MilvusStore
+from shelflist.stores.protocol import GenerationSpec, Scope
+from shelflist.testing.points import make_point, make_points, point_id, random_vectors
+
+QUERY = random_vectors(1, seed=9)[0]
+SECRET = "open-sesame-1234"
+FIELDS = Fields({"year": int, "title": str, "tags": "list[str]"})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    with running(tmp_path_factory.mktemp("milvus")) as server:
+        yield server
+
+
+@pytest.fixture
+def store(server: MilvusServer) -> Iterator[MilvusStore]:
+    with opened(server.url) as store:
+        yield store
+
+
+@pytest.fixture
+def spec(store: MilvusStore) -> Iterator[GenerationSpec]:
+    spec = GenerationSpec("sl_badday_1", 16, fields=FIELDS)
+    store.create(spec)
+    yield spec
+    store.drop(spec.name)
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_connect, "_FIRST_PAUSE", 0.01)
+
+
+@contextmanager
+def opened(url: str) -> Iterator[MilvusStore]:
+    store = open_milvus(url)
+    try:
+        yield store
+    finally:
+        store.close()
+        store.close()
+
+
+def ask(store: MilvusStore, spec: GenerationSpec, limit: int = 3) -> Candidates:
+    return store.search(spec, QUERY, limit=limit, scope=Scope(), params=SearchParams())
+
+
+def client_of(store: MilvusStore) -> Any:
+    """The client itself, for what somebody else may do to a server."""
+    return store._link.client()
+
+
+def refusal(url: str, kind: type[ShelflistError]) -> str:
+    """The error of the first thing that is asked at a URL."""
+    with opened(url) as store, pytest.raises(kind) as caught:
+        store.create(GenerationSpec("sl_refused_1", 16))
+    assert "milvus://127.0.0.1:" in str(caught.value)
+    return str(caught.value)
+
+
+def test_nobody_listens() -> None:
+    text = refusal(f"milvus://root:{SECRET}@127.0.0.1:{free_port()}?timeout=5", StoreUnavailable)
+    assert "refused" in text and SECRET not in text
+
+
+def test_a_port_of_something_else(server: MilvusServer) -> None:
+    """The server's own HTTP port, which is near the right one in every manual."""
+    text = refusal(f"milvus://127.0.0.1:{server._metrics}?timeout=2&api_key={SECRET}", StoreUnavailable)
+    assert "gRPC port" in text and SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "milvus://127.0.0.1:19530?color=red",
+        "milvus://127.0.0.1:19530?tls=perhaps",
+        "milvus://127.0.0.1:19530?timeout=-1",
+        "milvus:///srv/index.db",
+        "milvus://",
+        "milvus:index.db?tls=1",
+    ],
+)
+def test_a_url_that_is_wrong(url: str) -> None:
+    with pytest.raises(ConfigError):
+        open_milvus(url)
+
+
+def test_tls_to_a_server_without(server: MilvusServer) -> None:
+    text = refusal(f"{server.url}?tls=1&timeout=2&api_key={SECRET}", StoreUnavailable)
+    assert "tls=" in text and SECRET not in text
+
+
+def test_tls_and_passwords(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        missing("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, *files]
+    subprocess.run(made, check=True, capture_output=True)
+    settings = {
+        "authorization_enabled": True,
+        "tls_mode": 1,
+        "server_pem_path": str(certificate),
+        "server_key_path": str(key),
+        "ca_pem_path": str(certificate),
+    }
+    with running(tmp_path / "server", settings) as server:
+        tls = f"tls=1&ca={certificate}"
+        refusal(f"{server.url}?timeout=2", StoreUnavailable)
+        refusal(f"{server.url}?tls=1&timeout=2", StoreUnavailable)  # nobody vouches for the certificate
+        at = server.url.removeprefix("milvus://")
+        text = refusal(f"milvus://root:{SECRET}@{at}?{tls}", StoreDenied)
+        assert "password" in text and SECRET not in text
+        refusal(f"{server.url}?{tls}", StoreDenied)
+        with opened(f"milvus://root:Milvus@{at}?{tls}") as store:
+            spec = GenerationSpec("sl_tls_1", 16)
+            store.create(spec)
+            assert len(store.upsert(spec, make_points("p", 3, seed=1)).stored) == 3
+            store.flush(spec)
+            assert len(ask(store, spec).items) == 3
+            store.write_marker("docs", "a ledger")
+            assert store.read_marker("docs") == "a ledger"
+
+
+def test_a_collection_that_somebody_else_made(store: MilvusStore) -> None:
+    client_of(store).create_collection("sl_theirs_1", dimension=16)
+    with pytest.raises(StoreMismatch, match="not made by Shelflist"):
+        store.create(GenerationSpec("sl_theirs_1", 16))
+    assert "sl_theirs_1" in client_of(store).list_collections()
+    store.drop("sl_theirs_1")
+
+
+def test_a_collection_of_another_shape(store: MilvusStore, spec: GenerationSpec) -> None:
+    with pytest.raises(StoreMismatch, match=r"16.*32"):
+        store.create(replace(spec, dimensions=32))
+    with pytest.raises(StoreMismatch, match="l2"):
+        store.create(replace(spec, metric="l2"))
+
+
+def test_a_collection_that_is_gone(store: MilvusStore, spec: GenerationSpec) -> None:
+    with opened(f"milvus://{store._link.address.removeprefix('milvus://')}") as other:
+        other.drop(spec.name)
+    with pytest.raises(StoreMismatch, match=spec.name):
+        store.count(spec, Scope())
+
+
+def test_one_bad_item_does_not_take_the_others_along(store: MilvusStore, spec: GenerationSpec) -> None:
+    rows: dict[str, Mapping[str, Any]] = {
+        "good": {"title": "é" * 30_000},
+        "long": {"title": "é" * 40_000},
+        "crowded": {"tags": [str(i) for i in range(5_000)]},
+        "long member": {"tags": ["x" * 70_000]},
+        "plain": {"year": 1},
+    }
+    vectors = random_vectors(len(rows), seed=1)
+    points = [
+        make_point(name, vector, metadata=row, fields=FIELDS)
+        for (name, row), vector in zip(rows.items(), vectors, strict=True)
+    ]
+    result = store.upsert(spec, points)
+    assert set(result.stored) == {point_id("good"), point_id("plain")}
+    assert {
+        point_id(name): result.failed[point_id(name)] for name in ("long", "crowded", "long member")
+    } == result.failed
+    assert "80,001 bytes" in result.failed[point_id("long")] and "'title'" in result.failed[point_id("long")]
+    assert "5,000 members" in result.failed[point_id("crowded")]
+    store.flush(spec)
+    assert store.count(spec, Scope()) == 2
+
+
+def test_an_item_that_the_server_refuses(
+    store: MilvusStore, spec: GenerationSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by halves: only it fails."""
+    client = client_of(store)
+    insert, seen = client.insert, []
+
+    def picky(name: str, rows: list[dict[str, Any]], **options: Any) -> Any:
+        seen.append(len(rows))
+        if any(row["id"] == point_id("p37").hex() for row in rows):
+            rows = [{**row, "document_id": "x" * 70_000} for row in rows]
+        return insert(name, rows, **options)
+
+    monkeypatch.setattr(client, "insert", picky)
+    result = store.upsert(spec, make_points("p", 100, seed=1))
+    assert list(result.failed) == [point_id("p37")] and len(result.stored) == 99
+    assert "length" in result.failed[point_id("p37")]
+    store.flush(spec)
+    assert store.count(spec, Scope()) == 99 and len(seen) < 20
+
+
+def test_an_answer_that_takes_too_long(server: MilvusServer, store: MilvusStore, spec: GenerationSpec) -> None:
+    with opened(f"{server.url}?timeout=1.5") as hasty:
+        assert hasty.count(spec, Scope()) == 0
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            with pytest.raises(StoreTimeout, match="timeout="):
+                hasty.count(spec, Scope())
+            assert time.monotonic() - begun < 15
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert hasty.count(spec, Scope()) == 0
+
+
+def test_what_is_read_late_is_never_shown(server: MilvusServer, tmp_path: Path) -> None:
+    """Milvus applies writes late. A search that still sees a marked document is caught by the ledger's check."""
+    with opened(server.url) as store:
+        spec = GenerationSpec("sl_late_1", 16)
+        store.create(spec)
+        late = 0
+        for number in range(20):
+            store.upsert(spec, make_points(f"p{number}.", 5, seed=number))
+            late += store.count(spec, Scope()) < 5 * (number + 1)
+            store.flush(spec)
+            assert store.count(spec, Scope()) == 5 * (number + 1)
+            assert len(ask(store, spec, 500).items) == 5 * (number + 1)
+        assert late, "the server shows every write at once: this test shows nothing"
+        store.drop(spec.name)
+    docs = shelflist.open(
+        server.url, "late", embedder=None, fingerprint="f", dimensions=16, ledger=f"sqlite:{tmp_path / 'ledger.db'}"
+    )
+    try:
+        vectors = random_vectors(40, seed=4)
+        for number, vector in enumerate(vectors):
+            docs.sync(f"{number}.md", [Chunk(f"text {number}", embedding=vector)])
+        refused = 0
+        for number, vector in enumerate(vectors):
+            docs.mark_stale(f"{number}.md")
+            hits = docs.search(vector, limit=3, mode="dense")
+            assert {f"{gone}.md" for gone in range(number + 1)}.isdisjoint(hit.document_id for hit in hits)
+            assert len(hits) == min(3, 39 - number)
+            refused += hits.refused
+        assert refused, "no search saw a marked document: this test shows nothing"
+    finally:
+        docs.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_after_a_fork(server: MilvusServer) -> None:
+    """As under Celery and gunicorn: the child opens a connection of its own. In a process apart, as gRPC says much then."""
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from shelflist.config import parse_url
+from shelflist.stores.milvus.store import MilvusStore
+from shelflist.stores.protocol import GenerationSpec, Scope
+from shelflist.testing.points import make_points
+
+store = MilvusStore.at(parse_url({server.url!r}), busy_timeout=5.0)
+spec = GenerationSpec("sl_fork_1", 16)
+store.create(spec)
+store.upsert(spec, make_points("p", 3, seed=1))
+store.flush(spec)
+child = os.fork()
+if child == 0:
+    try:
+        store.upsert(spec, make_points("q", 2, seed=2))
+        store.flush(spec)
+        os._exit(store.count(spec, Scope()))
+    except BaseException as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(99)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), store.count(spec, Scope()))
+store.drop(spec.name)
+store.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
+    assert done.stdout.split() == ["5", "5"], done.stderr[-2000:]
+
+
+def test_points_that_two_processes_wrote_at_once(store: MilvusStore, spec: GenerationSpec) -> None:
+    """Milvus takes an id twice. Searches see it once; `repair` makes the counts right again."""
+    points = make_points("p", 20, seed=1)
+    store.upsert(spec, points)
+    store.flush(spec)
+    rows = client_of(store).query(spec.name, filter=f'id in ["{point_id("p3").hex()}"]', output_fields=["*", "vector"])
+    client_of(store).insert(spec.name, [dict(row) for row in rows])
+    store.flush(spec)
+    assert store.count(spec, Scope()) == 21
+    found = ask(store, spec, 50)
+    assert len(found.items) == 20 and len(list(store.scan(spec))) == 20
+    assert any("twice" in line for line in store.repair(spec))
+    store.flush(spec)
+    assert store.count(spec, Scope()) == 20 and ask(store, spec, 50).exhausted
+
+
+def test_more_fields_than_milvus_has(store: MilvusStore) -> None:
+    spec = GenerationSpec("sl_many_1", 16, fields=Fields({f"field{i}": (str, float, int)[i % 3] for i in range(90)}))
+    store.create(spec)
+    vectors = random_vectors(4, seed=1)
+    rows = [{f"field{i}": (f"text {n}", n / 2, n)[i % 3] for i in range(90)} for n in range(4)]
+    points = [make_point(f"p{n}", v, metadata=rows[n], fields=spec.fields) for n, v in enumerate(vectors)]
+    assert not store.upsert(spec, points).failed
+    store.flush(spec)
+    for name, value in (("field0", "text 2"), ("field87", "text 2"), ("field88", 1.0), ("field89", 2)):
+        scope = Scope(filter=prepare(Comparison(name, Operator.EQ, value), spec.fields))
+        assert [c.point_id for c in store.search(spec, QUERY, limit=9, scope=scope, params=SearchParams()).items] == [
+            point_id("p2")
+        ]
+    assert store.get(spec, [point_id("p2")])[0].metadata == points[2].metadata
+    store.drop(spec.name)
+
+
+def test_sealed_and_indexed(store: MilvusStore) -> None:
+    """What the tests of the suite write is too little to be indexed by Milvus by itself: vectors, filters, all of it."""
+    for index in (Hnsw(indexing_threshold=1_000), Ivf(nlist=16, nprobe=8)):
+        spec = GenerationSpec("sl_sealed_1", 16, index=index, fields=FIELDS)
+        store.create(spec)
+        vectors = random_vectors(6_000, seed=2)
+        points = [
+            make_point(f"p{i}", row, metadata={"year": i, "title": f"t{i % 7}"}, fields=FIELDS)
+            for i, row in enumerate(vectors)
+        ]
+        assert not store.upsert(spec, points).failed
+        store.flush(spec)
+        store.build(spec)
+        stats = store.stats(spec)
+        assert stats["pending_rows"] == 0 and stats["indexed_rows"] == 6_000
+        for _ in range(200):  # the node goes over to the index by itself, without a gap
+            assert store.count(spec, Scope()) == 6_000
+            states = {segment.state.name for segment in client_of(store).list_loaded_segments(spec.name)}
+            if states == {"Sealed"}:
+                break
+            time.sleep(0.2)
+        assert states == {"Sealed"}
+        found = store.vectors(spec, [point.point_id for point in points])
+        assert all(found[point.point_id].tobytes() == point.vector.tobytes() for point in points)
+        scope = Scope(filter=prepare(Comparison("title", Operator.STARTS_WITH, "t3"), FIELDS))
+        true = store.search(spec, QUERY, limit=10, scope=scope, params=SearchParams(exact=True))
+        near = store.search(spec, QUERY, limit=10, scope=scope, params=SearchParams())
+        assert true.exact and not near.exact
+        assert len({c.point_id for c in true.items} & {c.point_id for c in near.items}) >= 8
+        everything = store.search(spec, QUERY, limit=6_001, scope=Scope(), params=SearchParams())
+        assert len(everything.items) == 6_000 and everything.exhausted
+        store.delete(spec, [points[0].point_id])
+        store.set_stale(spec, [points[1].point_id])
+        store.flush(spec)
+        assert store.count(spec, Scope()) == 5_998 and store.stats(spec)["points"] == 5_999
+        store.drop(spec.name)
+
+
+def test_more_than_one_search_returns(store: MilvusStore) -> None:
+    spec = GenerationSpec("sl_deep_1", 4)
+    store.create(spec)
+    vectors = random_vectors(17_000, seed=3, dimensions=4)
+    for start in range(0, 17_000, 10_000):
+        some = [make_point(f"p{i}", vectors[i]) for i in range(start, min(17_000, start + 10_000))]
+        assert not store.upsert(spec, some).failed
+    store.flush(spec)
+    found = store.search(spec, QUERY[:4], limit=16_500, scope=Scope(), params=SearchParams())
+    values = [item.value for item in found.items]
+    assert len(values) == 16_500 and found.exact and not found.exhausted and values == sorted(values)
+    store.drop(spec.name)
+
+
+def test_tenants_are_a_partition_key(store: MilvusStore) -> None:
+    spec = GenerationSpec("sl_tenants_1", 16, tenanted=True)
+    store.create(spec)
+    fields = client_of(store).describe_collection(spec.name)["fields"]
+    assert [field["name"] for field in fields if field.get("is_partition_key")] == ["tenant_id"]
+    store.drop(spec.name)
+
+
+def test_killed_in_the_middle_of_a_load(tmp_path: Path, no_patience: None) -> None:
+    """What was acknowledged is there after the restart, and the same batches again bring the rest, nothing twice."""
+    spec = GenerationSpec("sl_killed_1", 16, fields=FIELDS)
+    batches = [make_points(f"b{i}.", 300, seed=i, metadata={"year": i}, fields=FIELDS) for i in range(12)]
+    with running(tmp_path) as server, opened(f"{server.url}?timeout=5") as store:
+        store.create(spec)
+        acknowledged: list[bytes] = []
+        for number, batch in enumerate(batches):
+            if number == 6:
+                server.stop(signal.SIGKILL)
+            try:
+                acknowledged += store.upsert(spec, batch).stored
+            except StoreError as error:
+                assert isinstance(error, Transient) and server.url in str(error)
+                break
+        assert len(acknowledged) == 6 * 300
+        server.start()
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                there = {one for one, _ in store.scan(spec)}
+                break
+            except (StoreUnavailable, StoreTimeout):
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        assert there >= set(acknowledged)
+        for batch in batches:
+            assert not store.upsert(spec, batch).failed
+        store.flush(spec)
+        assert store.count(spec, Scope()) == 3_600 == store.stats(spec)["points"]
+        assert len(ask(store, spec, 4_000).items) == 3_600
+
+
+def test_no_space_is_left(tmp_path: Path) -> None:
+    """As an operator's quota says it, which comes before the disk is full."""
+    with running(tmp_path, template=[("forceDeny: false", "forceDeny: true")]) as server, opened(server.url) as store:
+        spec = GenerationSpec("sl_full_1", 16)
+        store.create(spec)
+        with pytest.raises(StoreFull, match=server.url):
+            for _ in range(100):  # the limit is applied every three seconds
+                store.upsert(spec, make_points("p", 10, seed=1))
+                store.delete(spec, [point_id(f"p{i}") for i in range(10)])
+                time.sleep(0.1)
+
+
+def test_lite_in_another_process(tmp_path: Path) -> None:
+    require_lite()
+    path = tmp_path / "index.db"
+    spec = GenerationSpec("sl_lite_1", 16)
+    with opened(f"milvus:{path}") as store:
+        store.create(spec)
+        store.upsert(spec, make_points("p", 5, seed=1))
+        code = (
+            "from shelflist.config import parse_url\nfrom shelflist.core.errors import StoreUnavailable\n"
+            "from shelflist.stores.milvus.store import MilvusStore\n"
+            f"try:\n    MilvusStore.at(parse_url('milvus:{path}'), busy_timeout=1).read_marker('docs')\n"
+            "except StoreUnavailable as error:\n    print(error)\n"
+        )
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert "another process has it open" in other.stdout, other.stderr
+        assert store.stats(spec)["points"] == 5
+    with opened(f"milvus:{path}") as again:
+        assert again.stats(spec)["points"] == 5 and not again.capabilities.concurrent_writers
+
+
+def test_lite_in_no_folder(tmp_path: Path) -> None:
+    require_lite()
+    with (
+        opened(f"milvus:{tmp_path / 'nowhere' / 'index.db'}") as store,
+        pytest.raises(StoreUnavailable, match="nowhere"),
+    ):
+        store.read_marker("docs")
+
+
+def test_what_a_version_cannot_do(server: MilvusServer, tmp_path: Path) -> None:
+    require_lite()
+    with opened(server.url) as old, opened(f"milvus:{tmp_path / 'index.db'}") as new:
+        assert MilvusStore.capabilities.keyword == "bm25"
+        assert (old.capabilities.keyword, old.capabilities.hybrid) == (None, False)
+        assert (new.capabilities.keyword, new.capabilities.hybrid) == ("bm25", True)
+        assert not old.capabilities.quantization and new.capabilities.quantization == {"scalar"}
