@@ -10,6 +10,16 @@ from pathlib import Path
 import pytest
 from places import Place, place_of
 
+SERVERS = Path(__file__).parent / "servers"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests against servers start them and take long: they run when they are named, as .ci/servers does."""
+    if collection_path != SERVERS:
+        return None
+    named = [(config.invocation_params.dir / one.partition("::")[0]).resolve() for one in config.args]
+    return None if any(one.is_relative_to(SERVERS) for one in named) else True
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
@@ -22,7 +32,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture(params=["memory", "file", "apart"])
+@pytest.fixture(params=["memory", "file", "apart", "late"])
 def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
     """Every arrangement of store and ledger."""
     found = place_of(request.param, folder)

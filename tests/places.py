@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import late_store  # noqa: F401  (registers itself)
 from counting import CountingEmbedder
 
 import shelflist
+from shelflist.config import parse_url
+from shelflist.stores.registry import open_store
 
 
 @dataclass
@@ -21,6 +24,11 @@ class Place:
     directory: Path | None = None
     embedder: CountingEmbedder = field(default_factory=CountingEmbedder)
     _opened: list[shelflist.Collection] = field(default_factory=list)
+
+    @property
+    def outlives(self) -> bool:
+        """Whether what was written is there when it is opened again."""
+        return not self.url.startswith("memory:")
 
     @property
     def apart(self) -> bool:
@@ -40,8 +48,7 @@ class Place:
 
     def databases(self) -> list[Path]:
         """The SQLite files, store first."""
-        assert self.directory is not None
-        files = [self.directory / "shelflist.db"]
+        files = [] if self.directory is None else [self.directory / "shelflist.db"]
         return files if self.ledger is None else [*files, Path(self.ledger.partition(":")[2])]
 
     def sql(self, statement: str, *parameters: Any, ledger: bool = False) -> list[tuple[Any, ...]]:
@@ -56,6 +63,16 @@ class Place:
         ((name,),) = self.sql("SELECT name FROM store_generations")
         return str(name)
 
+    def drop(self) -> None:
+        """Leave nothing in a server that other tests use too."""
+        store = open_store(parse_url(self.url))
+        for physical, name in self.sql(
+            "SELECT physical_name, name FROM sl_generations JOIN sl_collections USING (collection_id)", ledger=True
+        ):
+            store.drop(physical)
+            store.write_marker(name, None)
+        store.close()
+
     def close(self) -> None:
         for one in self._opened:
             one.close()
@@ -64,5 +81,7 @@ class Place:
 def place_of(kind: str, folder: Path) -> Place:
     if kind == "memory":
         return Place("memory:")
+    if kind == "late":
+        return Place(f"late://{folder.name}-{id(folder)}", f"sqlite:{folder / 'late.db'}")
     ledger = f"sqlite:{folder / 'ledger.db'}" if kind == "apart" else None
     return Place(f"file:{folder / 'index'}", ledger, folder / "index")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shelflist
 
 NAMES = (
-    "Chunk Chunker Collection Document Embedder Explanation F Filter Flat Folder Hit Hits Hnsw IndexStatus Ivf Jsonl "
-    "Parquet Progress SearchParams ShelflistError SyncReport collections open open_source"
+    "Chunk Chunker Collection CopyReport Document Embedder Explanation F Filter Flat Folder Hit Hits Hnsw IndexStatus Ivf Jsonl "
+    "Parquet Progress SearchParams ShelflistError SyncReport collections copy open open_source"
 )
 
 

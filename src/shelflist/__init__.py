@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shelflist.collection import Collection, collections, open
+    from shelflist.copying import copy
     from shelflist.core.errors import ShelflistError
     from shelflist.core.filters import F, Filter
     from shelflist.core.types import (
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     )
     from shelflist.embedders.protocol import Embedder
     from shelflist.indexing.chunking import Chunker
+    from shelflist.indexing.copy import CopyReport
     from shelflist.indexing.sources import Folder, open_source
     from shelflist.indexing.tabular import Jsonl, Parquet
 
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 # Loaded on first use: a program that only searches should not pay for parsers, nor the CLI's --help for NumPy.
 _HOMES = {
     "shelflist.collection": ("Collection", "collections", "open"),
+    "shelflist.copying": ("copy",),
     "shelflist.core.errors": ("ShelflistError",),
     "shelflist.core.filters": ("F", "Filter"),
     "shelflist.core.types": (
@@ -48,6 +51,7 @@ _HOMES = {
     ),
     "shelflist.embedders.protocol": ("Embedder",),
     "shelflist.indexing.chunking": ("Chunker",),
+    "shelflist.indexing.copy": ("CopyReport",),
     "shelflist.indexing.sources": ("Folder", "open_source"),
     "shelflist.indexing.tabular": ("Jsonl", "Parquet"),
 }
@@ -57,6 +61,7 @@ __all__ = [
     "Chunk",
     "Chunker",
     "Collection",
+    "CopyReport",
     "Document",
     "Embedder",
     "Explanation",
@@ -76,6 +81,7 @@ __all__ = [
     "ShelflistError",
     "SyncReport",
     "collections",
+    "copy",
     "open",
     "open_source",
 ]

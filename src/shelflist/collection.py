@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from shelflist.core.errors import (
     CacheDamaged,
     ConfigError,
+    FieldError,
     InvalidInput,
     TenantForbidden,
     TenantRequired,
@@ -45,9 +46,10 @@ from shelflist.indexing.sync import Sync, checked_document_id, removal
 from shelflist.ledger.documents import DocumentRecord
 from shelflist.opening import UNSET, Opened, Unset, Wanted, collection_names, open_parts
 from shelflist.searching.fusion import Fusion
-from shelflist.searching.recall import measure_recall
 from shelflist.searching.search import Request, Searcher, str_id
-from shelflist.stores.protocol import Scope
+
+if TYPE_CHECKING:
+    from shelflist.indexing.copy import CopyReport
 
 Where = Filter | Mapping[str, Any] | str | None
 Query = str | Vector
@@ -60,6 +62,7 @@ class Collection:
     def __init__(self, parts: Opened, tenant: str | None = None) -> None:
         self._opened = parts
         self._tenant = tenant
+        self._owns_parts = True
 
     @property
     def _parts(self) -> Opened:
@@ -114,7 +117,7 @@ class Collection:
         return self._opened.record.metric
 
     def tenant(self, tenant_id: str) -> Collection:
-        """The same collection, seen and written as one tenant."""
+        """The same collection, seen and written as one tenant. Closing it leaves the collection open."""
         if self.tenancy == "none":
             raise TenantForbidden(f"The collection {self.name!r} has no tenants. Make one with tenancy='required'.")
         if not isinstance(tenant_id, str) or not tenant_id:
@@ -122,6 +125,7 @@ class Collection:
         label_bytes("tenant", tenant_id)
         bound = copy.copy(self)
         bound._tenant = tenant_id
+        bound._owns_parts = False
         return bound
 
     # The way in.
@@ -253,7 +257,7 @@ class Collection:
 
     def count(self, where: Where = None) -> int:
         """How many chunks are searchable and match."""
-        return self._searcher().count(Scope(filter=prepare(where, self.fields), tenant=self._own_tenant()))
+        return self._searcher().count(prepare(where, self.fields), self._own_tenant())
 
     def recall(
         self, queries: Sequence[Query] | None = None, *, limit: int = 10, where: Where = None, sample: int = 100
@@ -266,7 +270,7 @@ class Collection:
             vectors = list(parts.store.vectors(parts.spec, ids).values())
         else:
             vectors = [self._searcher().embed(one) if isinstance(one, str) else self._vector(one) for one in queries]
-        return measure_recall(parts.store, parts.spec, vectors, limit, prepare(where, self.fields), tenant)
+        return self._searcher().recall(vectors, limit, prepare(where, self.fields), tenant)
 
     # What is there, and whether it is right.
 
@@ -368,15 +372,47 @@ class Collection:
         """Remove the collection, its points and its ledger entries."""
         self._whole("drop")
         parts = self._parts
+        if parts.generation.keywords is not None:
+            parts.generation.keywords.drop()
         with parts.ledger.database.write():
             parts.ledger.catalog.drop(parts.record.collection_id)
             if parts.writer.together:
-                parts.store.drop(parts.spec.name)
+                self._drop_from_store()
         if not parts.writer.together:
-            parts.store.drop(parts.spec.name)
+            self._drop_from_store()
+
+    def _drop_from_store(self) -> None:
+        self._opened.store.drop(self._opened.spec.name)
+        self._opened.store.write_marker(self.name, None)
+
+    def copy_to(
+        self,
+        destination: str,
+        *,
+        to: str | None = None,
+        ledger: str | None = None,
+        index: IndexSpec | None = None,
+        sample: int = 200,
+        progress: ProgressListener | None = None,
+    ) -> CopyReport:
+        """`shelflist.copy` of this collection: into the store at `destination`, whose ledger is at `ledger`."""
+        from shelflist.copying import copy_opened
+
+        self._whole("copy")
+        return copy_opened(
+            self._parts,
+            destination,
+            to=to,
+            ledger=ledger,
+            index=index,
+            sample=sample,
+            progress=progress,
+            busy_timeout=30.0,
+        )
 
     def close(self) -> None:
-        self._opened.close()
+        if self._owns_parts:
+            self._opened.close()
 
     def _run_pass(
         self,
@@ -423,11 +459,9 @@ class Collection:
         label_bytes("source", source)
         parts = self._parts
         return Sync(
-            parts.ledger,
-            parts.record,
+            parts.generation,
             parts.writer,
             parts.vectors,
-            parts.embedder,
             source=source,
             tenant=self._tenant,
             on_failed=on_failed,
@@ -438,8 +472,21 @@ class Collection:
         )
 
     def _search(self, text: str | None, vector: Vector | None, request: Request) -> Hits:
+        """What the ledger says beside the hits is as good as asking it first whether the collection is as it was known
+        here; only an answer without hits, or an error, is checked by a question of its own."""
         tenant = self._own_tenant()
-        return self._recovering(lambda: self._searcher().search(text, vector, tenant, request))
+        known = self._opened.generation
+        searcher = Searcher(known)
+        try:
+            hits = self._recovering(lambda: searcher.search(text, vector, tenant, request))
+        except Exception:  # of whatever kind: its tables may have gone with the collection
+            self._opened.refresh()
+            if self._opened.generation is known:
+                raise
+            return self._recovering(lambda: self._searcher().search(text, vector, tenant, request))
+        if (searcher.is_outdated or not hits) and self._parts.generation is not known:
+            return self._recovering(lambda: self._searcher().search(text, vector, tenant, request))
+        return hits
 
     def _recovering(self, ask: Callable[[], Answer]) -> Answer:
         """Run a search; if a cache of the store is damaged, rebuild it from the rows, say so, and ask again."""
@@ -447,16 +494,15 @@ class Collection:
             return ask()
         except CacheDamaged as error:
             log.warning("%s Rebuilding it from the rows.", error)
-            self._parts.store.repair(self._parts.spec)
+            self._maintenance().rebuild_caches()
             return ask()
 
     def _searcher(self) -> Searcher:
-        parts = self._parts
-        return Searcher(parts.ledger, parts.store, parts.spec, parts.record, parts.embedder)
+        return Searcher(self._parts.generation)
 
     def _maintenance(self) -> Maintenance:
         parts = self._parts
-        return Maintenance(parts.ledger, parts.store, parts.spec, parts.record, parts.vectors, parts.writer)
+        return Maintenance(parts.generation, parts.vectors, parts.writer)
 
     def _request(
         self,
@@ -475,8 +521,8 @@ class Collection:
             raise InvalidInput(f"limit={limit!r} is not a positive int.")
         if mode not in (None, "dense", "keyword", "hybrid"):
             raise InvalidInput(f"mode={mode!r} is not known. Use 'dense', 'keyword' or 'hybrid'.")
-        if fusion not in ("convex", "rrf"):
-            raise InvalidInput(f"fusion={fusion!r} is not known. Use 'convex' or 'rrf'.")
+        if fusion not in ("convex", "rrf", "native"):
+            raise InvalidInput(f"fusion={fusion!r} is not known. Use 'convex', 'rrf' or 'native'.")
         if group_by not in (None, "document_id"):
             raise InvalidInput(f"group_by={group_by!r} is not known. Use 'document_id', or leave it out.")
         if alpha is not None and not (isinstance(alpha, (int, float)) and 0 <= alpha <= 1):
@@ -493,8 +539,14 @@ class Collection:
                     f"{', '.join(sorted(kinds))}). Leave it out."
                 )
         return Request(
-            limit, prepare(where, self.fields), mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool
+            limit, self._prepared(where), mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool
         )
+
+    def _prepared(self, where: Where) -> Filter | None:
+        try:
+            return prepare(where, self._opened.record.fields)
+        except FieldError:  # perhaps of a field that another process has declared
+            return prepare(where, self.fields)
 
     def _query(self, query: Query) -> tuple[str | None, Vector | None]:
         if isinstance(query, str):
@@ -505,7 +557,7 @@ class Collection:
         return None, self._vector(query)
 
     def _vector(self, query: Any) -> Vector:
-        record = self._parts.record
+        record = self._opened.record
         return usable_vector(np.asarray(query), record.dimensions, record.fingerprint, cosine=record.metric == "cosine")
 
     def _whole(self, operation: str) -> None:
@@ -569,7 +621,7 @@ def open(
     `embedder="static"`, no fields, the best index of the store, `tenancy="none"`, `metric="cosine"`,
     `target_recall=0.95`. An option that differs from what is stored raises CollectionMismatch, naming every difference.
     `embedder=None` takes given vectors and needs `fingerprint` (the name of their space) and `dimensions`.
-    `ledger`: `sqlite:FILE`, where it is not to share the store's database. `busy_timeout`: seconds to wait for another writer.
+    `ledger`: `sqlite:FILE` or `postgresql://HOST/DATABASE`, where it is not to share the store's database. `busy_timeout`: seconds to wait for another writer.
     """
     wanted = Wanted(embedder, fields, index, tenancy, metric, fingerprint, dimensions, target_recall)
     return Collection(open_parts(url, collection, wanted, ledger=ledger, create=create, busy_timeout=busy_timeout))

@@ -31,12 +31,14 @@ ENVIRONMENT = MappingProxyType(
         "tenant": "SHELFLIST_TENANT",
     }
 )
-_TEXT_KEYS = ("url", "collection", "ledger", "embedder", "tenancy", "metric", "fingerprint")
+_TEXT_KEYS = ("url", "collection", "ledger", "embedder", "tenancy", "metric", "index", "fingerprint")
 _FILE_KEYS = (*_TEXT_KEYS, "dimensions", "fields")
-_DESCRIPTION = ("embedder", "tenancy", "metric", "fingerprint", "dimensions", "fields")
+_DESCRIPTION = ("embedder", "tenancy", "metric", "index", "fingerprint", "dimensions", "fields")
 _CHOICES = {"tenancy": ("none", "required"), "metric": ("cosine", "dot", "l2")}
 
 _PATH_SCHEMES = ("file", "sqlite")
+_PATH_OR_SERVER = ("chroma", "milvus")
+"""`scheme://` names a server, `scheme:` a directory of this machine."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _SECRET_KEY = re.compile(r"(^|[_-])(pass|pwd|secret|token|key|apikey|credential)|password", re.IGNORECASE)
 _PAIR = re.compile(r"(?<![^?&;\s])([\w.-]+)=('[^']*'|[^&;\s]*)")
@@ -46,8 +48,8 @@ _PAIR = re.compile(r"(?<![^?&;\s])([\w.-]+)=('[^']*'|[^&;\s]*)")
 class StoreUrl:
     """A URL in its parts. `repr` and `str` hide passwords and tokens; `raw` is the whole secret text.
 
-    `path` is the directory for `file:` and the file for `sqlite:` (decoded, `~` expanded, relative to the working
-    directory), the path part of any other URL without its leading slash. `netloc` is `user:password@host:port` as it
+    `path` is the directory for `file:` and `chroma:` without `//`, the file for `sqlite:` (decoded, `~` expanded,
+    relative to the working directory), the path part of any other URL without its leading slash. `netloc` is `user:password@host:port` as it
     was written.
     """
 
@@ -99,7 +101,7 @@ def parse_url(url: str) -> StoreUrl:
     scheme, rest = found[1].lower(), found[2]
     rest, _, query_text = rest.partition("?")
     query = _parse_query(url, query_text)
-    if scheme in _PATH_SCHEMES:
+    if scheme in _PATH_SCHEMES or (scheme in _PATH_OR_SERVER and not rest.startswith("//")):
         return StoreUrl(scheme, _file_path(url, rest), query, url)
     netloc = ""
     if rest.startswith("//"):
@@ -170,6 +172,7 @@ class Settings:
     tenant: str | None = None
     tenancy: str | None = None
     metric: str | None = None
+    index: str | None = None
     fingerprint: str | None = None
     dimensions: int | None = None
     fields: Mapping[str, str] | None = None
@@ -260,6 +263,13 @@ def read_file(path: Path) -> Settings:
                 values[key] = _resolved_from(path.parent, values[key])
             except ConfigError as error:
                 raise ConfigError(f"{path}: {key}: {error}") from None
+    if "index" in values:
+        from shelflist.core.index_text import index_text, parse_index
+
+        try:
+            values["index"] = index_text(parse_index(values["index"]))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
     dimensions = data.get("dimensions")
     if dimensions is not None and (not isinstance(dimensions, int) or isinstance(dimensions, bool) or dimensions < 1):
         raise ConfigError(f"{path}: dimensions is a whole number from 1 up, not {dimensions!r}.")
@@ -289,7 +299,8 @@ def _declared(path: Path, declared: Any) -> dict[str, str] | None:
 
 def _resolved_from(folder: Path, url: str) -> str:
     parsed = parse_url(url)
-    if parsed.scheme not in _PATH_SCHEMES or os.path.isabs(parsed.path):
+    is_path = parsed.scheme in _PATH_SCHEMES or (parsed.scheme in _PATH_OR_SERVER and not parsed.netloc)
+    if not is_path or os.path.isabs(parsed.path):
         return url
     _, mark, query = url.partition("?")
     return f"{parsed.scheme}:{url_path(os.path.normpath(folder / parsed.path))}{mark}{query}"

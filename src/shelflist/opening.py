@@ -22,12 +22,14 @@ from shelflist.core.types import IndexSpec, Metric, Tenancy, Vector
 from shelflist.database import SqliteDatabase
 from shelflist.embedders import resolve_embedder
 from shelflist.embedders.protocol import Embedder
+from shelflist.generation import Generation
 from shelflist.indexing.embedding import VectorSource
 from shelflist.indexing.fields import add_fields
 from shelflist.indexing.write import Writer
 from shelflist.ledger.catalog import Catalog, CollectionRecord
 from shelflist.ledger.ledger import Ledger
 from shelflist.ledger.schema import is_ledger
+from shelflist.postgres import SCHEMES, database_from_url
 from shelflist.stores.protocol import GenerationSpec, Store
 from shelflist.stores.registry import open_store, require_scheme
 
@@ -72,8 +74,12 @@ class Opened:
     def _arrange(self, record: CollectionRecord) -> None:
         self.record = record
         self.spec = generation_spec(record)
-        self.vectors = VectorSource(self.ledger, self.store, self.spec, record, self.embedder)
-        self.writer = Writer(self.ledger, self.store, self.spec, record, self.vectors)
+        keywords = None
+        if self.store.capabilities.keyword is None:
+            keywords = self.ledger.keywords(record.collection_id)
+        self.generation = Generation(self.ledger, self.store, self.spec, record, self.embedder, keywords)
+        self.vectors = VectorSource(self.generation)
+        self.writer = Writer(self.generation, self.vectors)
 
     def refresh(self) -> None:
         """See fields that another process has declared; CollectionNotFound if the collection has been dropped."""
@@ -92,6 +98,7 @@ class Opened:
         self._arrange(record)
 
     def close(self) -> None:
+        self.writer.settle()
         self.store.close()
         self.ledger.database.close()
 
@@ -149,7 +156,16 @@ class GuardedEmbedder:
             self._checked = True
 
 
-def open_parts(url: str, name: str, wanted: Wanted, *, ledger: str | None, create: bool, busy_timeout: float) -> Opened:
+def open_parts(
+    url: str,
+    name: str,
+    wanted: Wanted,
+    *,
+    ledger: str | None,
+    create: bool,
+    busy_timeout: float,
+    load_embedder: bool = True,
+) -> Opened:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"A collection's name is a non-empty str, got {name!r}.")
     place = parse_url(url)
@@ -159,13 +175,15 @@ def open_parts(url: str, name: str, wanted: Wanted, *, ledger: str | None, creat
     store = open_store(place, busy_timeout)
     database: Database | None = None
     try:
-        database = _ledger_database(place, store, ledger, busy_timeout)
+        database = ledger_database(place, store, ledger, busy_timeout)
+        if not create and not is_ledger(database):  # looking must not make tables in a database of somebody else's
+            raise CollectionNotFound(_not_found(name, place))
         opened = Ledger(database)
         record = opened.catalog.find(name)
         if record is None and not create:
             raise CollectionNotFound(_not_found(name, place, opened.catalog.names()))
-        _check_marker(store, opened, place, name, known=record is not None)
-        embedder = _embedder(wanted, record)
+        check_marker(store, opened, place, name, known=record is not None)
+        embedder = _embedder(wanted, record) if load_embedder else None
         if record is None:
             record = _create(opened, store, name, wanted, embedder)
         else:
@@ -184,7 +202,7 @@ def collection_names(url: str, ledger: str | None = None) -> list[str]:
     if not _exists(place, ledger):
         return []
     store = open_store(place, 30.0)
-    database = _ledger_database(place, store, ledger, 30.0)
+    database = ledger_database(place, store, ledger, 30.0)
     try:
         return Catalog(database).names() if is_ledger(database) else []
     finally:
@@ -203,23 +221,41 @@ def generation_spec(record: CollectionRecord) -> GenerationSpec:
     )
 
 
-def _ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float) -> Database:
-    if ledger is not None:
-        where = parse_url(ledger)
-        if where.scheme != "sqlite":
-            raise ConfigError(f"The ledger {where} is not known. Use sqlite:FILE.")
+def ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float) -> Database:
+    """The database of the ledger: the store's own object where both are one, so that both work in one transaction."""
+    if ledger is None:
+        if store.database is not None:
+            return store.database
+        if type(store).capabilities.durable:  # not the store's own, which a server is asked for
+            raise ConfigError(
+                f"The store {place} keeps no ledger, and two app servers with a ledger each would be two truths. Say where "
+                "it is: ledger='postgresql://HOST/DATABASE', or ledger='sqlite:FILE' for one machine (--ledger, "
+                "SHELFLIST_LEDGER)."
+            )
+        return SqliteDatabase(None)
+    where = parse_url(ledger)
+    database: Database
+    if where.scheme == "sqlite":
         file = Path(where.path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        return SqliteDatabase(file, busy_timeout=busy_timeout)
-    if store.database is not None:
-        return store.database
-    return SqliteDatabase(None)
+        database = SqliteDatabase(file, busy_timeout=busy_timeout)
+    elif where.scheme in SCHEMES:
+        database = database_from_url(where, busy_timeout=busy_timeout)
+    else:
+        raise ConfigError(f"The ledger {where} is not known. Use sqlite:FILE or postgresql://HOST/DATABASE.")
+    shared = store.database
+    if shared is not None and shared.dialect == database.dialect and shared.identity == database.identity:
+        database.close()
+        return shared
+    return database
 
 
 def _exists(place: StoreUrl, ledger: str | None) -> bool:
-    if place.scheme != "file":
-        return ledger is not None
-    return (Path(place.path) / "shelflist.db").exists()
+    """Whether there can be a collection; only what is asked of the file system, servers are asked when they are opened."""
+    where = None if ledger is None else parse_url(ledger)
+    if where is not None and where.scheme == "sqlite" and not Path(where.path).exists():
+        return False
+    return place.scheme != "file" or (Path(place.path) / "shelflist.db").exists()
 
 
 def _not_found(name: str, place: StoreUrl, names: Sequence[str] = ()) -> str:
@@ -227,7 +263,7 @@ def _not_found(name: str, place: StoreUrl, names: Sequence[str] = ()) -> str:
     return f"No collection {name!r} at {place}.{there} Make it with: shelflist init --url {place} --collection {name}"
 
 
-def _check_marker(store: Store, ledger: Ledger, place: StoreUrl, name: str, *, known: bool) -> None:
+def check_marker(store: Store, ledger: Ledger, place: StoreUrl, name: str, *, known: bool) -> None:
     marker = store.read_marker(name)
     if marker == ledger.ledger_id or (marker is None and not known):
         return
@@ -280,6 +316,7 @@ def _create(ledger: Ledger, store: Store, name: str, wanted: Wanted, embedder: E
     store.capabilities.require_index(wanted.index, metric, dimensions)
     fields = Fields(wanted.fields)
     with ledger.database.write():
+        ledger.catalog.take_turns(name)
         record = ledger.catalog.find(name)
         if record is not None:  # somebody else made it between our look and our write
             return record

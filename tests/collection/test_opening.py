@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,7 +95,7 @@ class TestOptions:
             place.given(dimensions=0)
         assert place.given(dimensions=3).dimensions == 3
 
-    @pytest.mark.parametrize("index", [Hnsw(), Ivf()])
+    @pytest.mark.parametrize("index", [Hnsw(quantization="no such"), Ivf(quantization="no such")])
     def test_an_index_that_is_not_there_is_refused_and_leaves_nothing(self, place: Place, index: Hnsw | Ivf) -> None:
         with pytest.raises(UnsupportedIndex):
             place.open(index=index)
@@ -140,10 +141,11 @@ class TestPlaces:
     def test_a_newer_ledger_is_refused_and_not_touched(self, directory: Place) -> None:
         directory.open().sync("p", chunks("text"))
         directory.close()
+        ((version,),) = directory.sql("SELECT value FROM sl_meta WHERE key = 'version'", ledger=True)
         directory.sql("UPDATE sl_meta SET value = '99' WHERE key = 'version'", ledger=True)
         with pytest.raises(LedgerTooNew, match=r"99"):
             directory.open()
-        directory.sql("UPDATE sl_meta SET value = '1' WHERE key = 'version'", ledger=True)
+        directory.sql("UPDATE sl_meta SET value = ? WHERE key = 'version'", version, ledger=True)
         assert directory.open().count() == 1
 
     def test_a_store_under_another_ledger_is_refused(self, folder: Path) -> None:
@@ -191,7 +193,7 @@ class TestPlaces:
         left = {
             name: rows
             for name in tables
-            if name.startswith("sl_") and name != "sl_meta"
+            if name.startswith("sl_") and name not in ("sl_meta", "sl_keys")
             for rows in directory.sql(f"SELECT count(*) FROM {name}", ledger=True)
             if rows != (0,)
         }
@@ -434,6 +436,24 @@ class TestUnfinished:
         assert docs.count() == 1 and docs.status()["unfinished"] == 0 and docs.verify()["ok"]
         place.close()
 
+    def test_what_a_store_refused_for_a_moment_the_next_sync_finishes(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        docs = place.open()
+
+        def refuse(*_: object) -> None:
+            raise StoreUnavailable("away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(docs._parts.store, "upsert", refuse)
+            with pytest.raises(StoreUnavailable):
+                docs.sync("p", chunks("first"))
+        place.embedder.take()
+        docs.sync("q", chunks("other"))
+        assert docs.status()["unfinished"] == 0
+        assert contents(docs.search("x")) == (["first", "other"] if place.apart else ["other"])
+        assert place.embedder.take() == ["other"]
+
     def test_a_live_process_is_not_robbed_of_its_work(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         if not place.apart:
             return
@@ -446,12 +466,16 @@ class TestUnfinished:
             patch.setattr(docs._parts.store, "upsert", refuse)
             with pytest.raises(StoreUnavailable):
                 docs.sync("p", chunks("first"))
+
+        def lease(until: float) -> None:
+            with docs._parts.ledger.database.write() as tx:
+                tx.execute("UPDATE sl_revisions SET lease_until = ?", (until,))
+
+        lease(time.time() + 60)
         docs.sync("q", chunks("other"))
         assert docs.status()["unfinished"] == 1
         assert contents(docs.search("x")) == ["other"]
-        docs._parts.ledger.revisions._pid = 0  # another owner, and the lease has run out
-        with docs._parts.ledger.database.write() as tx:
-            tx.execute("UPDATE sl_revisions SET lease_until = 1")
+        lease(1)
         docs.sync("q", chunks("other"))
         assert docs.status()["unfinished"] == 0
         assert contents(docs.search("x")) == ["first", "other"]

@@ -35,11 +35,14 @@ class Histories(RuleBasedStateMachine):
 
     kind: str
 
+    def make_place(self, folder: Path) -> Place:
+        return place_of(self.kind, folder)
+
     @initialize()
     def start(self) -> None:
         quick = QUICK if os.access(QUICK, os.W_OK) else None
         self.folder = tempfile.TemporaryDirectory(prefix="shelflist-", dir=quick)
-        self.place: Place = place_of(self.kind, Path(self.folder.name))
+        self.place = self.make_place(Path(self.folder.name))
         self.docs = self.place.open(fields={"page": int})
         self.model: dict[str, list[Row]] = {}
         self.hidden: set[str] = set()

@@ -154,7 +154,14 @@ def test_sources_are_per_tenant(saas: Collection) -> None:
 def test_a_tenant_with_a_strange_name_is_its_own(saas: Collection) -> None:
     names = ["a", "A", "a ", "a'b", "ä", "a\0b", "%"]
     for name in names:
-        saas.tenant(name).sync("p", chunks(f"of {name!r}"))
+        saas.tenant(name).sync("p", chunks(f"heron {name!r}"))
     for name in names:
         for mode in ("dense", "keyword", "hybrid"):
-            assert contents(saas.tenant(name).search("of", limit=100, mode=mode)) == [f"of {name!r}"]
+            assert contents(saas.tenant(name).search("heron", limit=100, mode=mode)) == [f"heron {name!r}"]
+
+
+def test_closing_a_tenants_view_leaves_the_collection_open(place: Place) -> None:
+    saas = place.open(tenancy="required")
+    with saas.tenant("acme") as acme:
+        acme.sync("p", chunks("text"))
+    assert saas.tenant("acme").count() == 1

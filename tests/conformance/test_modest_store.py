@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from shelflist.core.errors import UnsupportedOperation
+from shelflist.core.fields import FieldType
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.types import Candidates, Point, UpsertResult, Vector
 from shelflist.stores.memory import MemoryStore
 from shelflist.stores.protocol import GenerationSpec, Scope, Store
 from shelflist.testing import StoreSuite
-from shelflist.testing.filter_cases import operators_of
+from shelflist.testing.filter_cases import comparisons_of
 
 
 class ModestStore(MemoryStore):
@@ -23,6 +24,7 @@ class ModestStore(MemoryStore):
         store="modest",
         metrics=frozenset({"l2"}),
         filter_operators=frozenset({Operator.EQ, Operator.NE, Operator.IN, Operator.GE, Operator.LT}),
+        unsupported_on=frozenset({(Operator.GE, FieldType.STR), (Operator.LT, FieldType.STR)}),
         exact=False,
         keyword=None,
         max_dimensions=64,
@@ -62,8 +64,8 @@ class ModestStore(MemoryStore):
 
     def _matching(self, spec: GenerationSpec, scope: Scope) -> list[Point]:
         if scope.filter is not None:
-            for operator in operators_of(scope.filter):
-                self.capabilities.require_operator(operator)
+            for one in comparisons_of(scope.filter):
+                self.capabilities.require_operator(one.operator, spec.fields.require(one.field))
         return super()._matching(spec, scope)
 
 

@@ -28,7 +28,7 @@ def engine_folder() -> Path:
 
 def is_isolated() -> bool:
     """Whether this process has no network but loopback: some engines bind every interface there is."""
-    return sorted(one.name for one in Path("/sys/class/net").iterdir()) == ["lo"]
+    return [name for _, name in socket.if_nameindex()] == ["lo"]  # /sys may show another namespace's
 
 
 def require_isolation(engine: str) -> None:

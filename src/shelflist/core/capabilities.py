@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shelflist.core.errors import UnsupportedFilter, UnsupportedIndex, UnsupportedOperation
+from shelflist.core.fields import FieldType
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.types import IndexSpec, Metric
 
@@ -17,6 +18,8 @@ class Capabilities:
     `keyword`: how its keyword leg scores, by BM25 or by frequency alone; None: it has no such leg. `holds`: whether a
     point comes back with its text and all its metadata, or with the declared fields only. `vectors`: whether they come back as written or, under cosine, with length 1. `quantization`: what `quantization=` of
     an index may say. `hybrid`: whether `fusion="native"` works. `versions`: the servers it is made for, oldest to newest.
+    `unsupported_on`: operators of `filter_operators` that it lacks on fields of one type. `joins_live`: whether its vector
+    search takes the ledger's check into its own statement, where both share a database.
     """
 
     store: str
@@ -37,6 +40,8 @@ class Capabilities:
     holds: Literal["everything", "declared"] = "everything"
     vectors: Literal["exact", "normalised"] = "exact"
     versions: str = ""
+    unsupported_on: frozenset[tuple[Operator, FieldType]] = frozenset()
+    joins_live: bool = False
 
     def require_index(self, index: IndexSpec | None, metric: Metric, dimensions: int) -> None:
         """Raise UnsupportedIndex unless the store can build this index."""
@@ -59,9 +64,18 @@ class Capabilities:
                 f"The {self.store} store takes 1 to {self.max_dimensions} dimensions, not {dimensions}."
             )
 
-    def require_operator(self, operator: Operator) -> None:
+    def has_operator(self, operator: Operator, kind: FieldType) -> bool:
+        """Whether the operator is claimed for fields of this type."""
+        return operator in self.filter_operators and (operator, kind) not in self.unsupported_on
+
+    def require_operator(self, operator: Operator, kind: FieldType) -> None:
+        """Raise UnsupportedFilter unless the operator is claimed for fields of this type."""
         if operator not in self.filter_operators:
             raise UnsupportedFilter(f"The {self.store} store has no filter operator {operator.value!r}.")
+        if (operator, kind) in self.unsupported_on:
+            raise UnsupportedFilter(
+                f"The {self.store} store has no filter operator {operator.value!r} on {kind.value} fields."
+            )
 
     def require_keyword(self) -> None:
         if self.keyword is None:

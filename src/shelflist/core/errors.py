@@ -9,7 +9,7 @@
     ├── Unsupported            UnsupportedIndex  UnsupportedFilter  UnsupportedOperation
     ├── EmbedderError          EmbedderMismatch  EmbedderUnavailable
     ├── TenantRequired  TenantForbidden
-    ├── SourceConflict  RemovalRefused
+    ├── SourceConflict  RemovalRefused  CopyDiffers
     ├── StoreError             StoreUnavailable  StoreTimeout  StoreDenied  StoreReadOnly  StoreFull  StoreDamaged
     │                          CacheDamaged  StoreMismatch  MarkerMismatch
     └── LedgerError            LedgerTooNew  LedgerBusy  SearchUnsettled
@@ -161,6 +161,10 @@ class SourceConflict(ShelflistError):
 
 class RemovalRefused(ShelflistError):
     """A pass would delete more of the collection than is allowed without saying so."""
+
+
+class CopyDiffers(ShelflistError):
+    """A copied collection is not what its original is; every kind of difference is named."""
 
 
 class StoreError(ShelflistError):

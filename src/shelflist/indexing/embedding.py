@@ -8,12 +8,9 @@ import numpy as np
 
 from shelflist.core.errors import ConfigError, EmbedderError, EmbedderMismatch, ShelflistError, Transient
 from shelflist.core.types import SyncReport, Vector
-from shelflist.embedders.protocol import Embedder
+from shelflist.generation import Generation
 from shelflist.indexing.plan import PlannedDocument
-from shelflist.ledger.catalog import CollectionRecord
-from shelflist.ledger.ledger import Ledger
 from shelflist.ledger.revisions import Condemned
-from shelflist.stores.protocol import GenerationSpec, Store
 
 _TEXTS_PER_CALL = 1024
 _GIVE_UP_AFTER = 8
@@ -22,20 +19,13 @@ _GIVE_UP_AFTER = 8
 class VectorSource:
     """Finds or makes vectors for one collection; what was paid for is cached before anything else happens."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        store: Store,
-        spec: GenerationSpec,
-        collection: CollectionRecord,
-        embedder: Embedder | None,
-    ) -> None:
-        self._ledger = ledger
-        self._store = store
-        self._spec = spec
-        self._collection = collection
-        self._embedder = embedder
-        self._own_rows_serve = store.database is not None and store.database.identity == ledger.database.identity
+    def __init__(self, generation: Generation) -> None:
+        self._ledger = generation.ledger
+        self._store = generation.store
+        self._spec = generation.spec
+        self._collection = generation.record
+        self._embedder = generation.embedder
+        self._own_rows_serve = generation.together
 
     def fill(self, planned: Sequence[PlannedDocument], report: SyncReport) -> dict[bytes, Vector]:
         """Vectors by text hash for every new chunk without one. Chunks whose text cannot be embedded get an `error`."""

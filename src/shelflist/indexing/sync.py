@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from shelflist.core.errors import (
     InvalidInput,
@@ -25,7 +26,7 @@ from shelflist.core.types import (
     SyncReport,
     Wait,
 )
-from shelflist.embedders.protocol import Embedder
+from shelflist.generation import Generation
 from shelflist.indexing.embedding import VectorSource
 from shelflist.indexing.identity import document_digest, label_bytes
 from shelflist.indexing.plan import PlannedDocument, plan_document
@@ -58,11 +59,9 @@ class Sync:
 
     def __init__(
         self,
-        ledger: Ledger,
-        collection: CollectionRecord,
+        generation: Generation,
         writer: Writer,
         vectors: VectorSource,
-        embedder: Embedder | None,
         *,
         source: str,
         tenant: str | None = None,
@@ -72,11 +71,12 @@ class Sync:
         single: bool = False,
         dry: bool = False,
     ) -> None:
-        self._ledger = ledger
-        self._collection = collection
+        self._generation = generation
+        self._ledger = generation.ledger
+        self._collection = generation.record
         self._writer = writer
         self._vectors = vectors
-        self._embedder = embedder
+        self._embedder = generation.embedder
         self._source = source
         self._default_tenant = tenant
         self._single = single
@@ -117,6 +117,8 @@ class Sync:
             self._remove_missing(allow_removal)
         if not self._dry:
             self._report.purged += self._writer.purge()
+            if self._wait == "searchable" and self._has_changed():
+                self._writer.build()
             if not self._single and not any(failure.position is None for failure in self._report.failures):
                 self._ledger.catalog.complete_pass(list(self._sources.values()), changed=self._has_changed())
             self._log()
@@ -296,7 +298,13 @@ class Sync:
         for attempt in range(_ATTEMPTS):
             if not planned:
                 return
-            lost = self._writer.write(planned, self._report, on_failed=self._on_failed, wait=self._wait)
+            lost = self._writer.write(
+                planned,
+                self._report,
+                on_failed=self._on_failed,
+                wait=self._wait,
+                overtaken=partial(self._sync_overtaken, documents),
+            )
             for one in planned:
                 if one.revision.document_key:
                     self._see(one.revision.document_key)
@@ -311,6 +319,20 @@ class Sync:
             self._planned, self._documents = [], {}
         for one in planned:
             self._fail(one.revision.document_id, "Other writers kept changing this document. Sync it again.")
+
+    def _sync_overtaken(self, documents: Mapping[int, Document], lost: Sequence[PlannedDocument]) -> None:
+        """Once more, as a sync of its own: this one has returned."""
+        if lost:
+            again = [documents[id(one)] for one in lost]
+            once_more = Sync(
+                self._generation,
+                self._writer,
+                self._vectors,
+                source=self._source,
+                tenant=self._default_tenant,
+                on_failed=self._on_failed,
+            )
+            once_more.run(again)
 
     def _take_again(self, documents: Sequence[Document]) -> None:
         by_tenant: dict[str, list[Document | Unchanged]] = {}

@@ -6,54 +6,57 @@ Where store and ledger share a database all of it is one transaction. Else: begi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 import orjson
 
 from shelflist.core.log import log
 from shelflist.core.types import Failure, OnFailed, Point, SyncReport, Vector, Wait
+from shelflist.generation import Generation
+from shelflist.indexing.batches import upsert_all
 from shelflist.indexing.embedding import VectorSource
 from shelflist.indexing.identity import hash_of, vector_bytes
+from shelflist.indexing.later import Later
 from shelflist.indexing.plan import PlannedDocument
-from shelflist.ledger.catalog import CollectionRecord
-from shelflist.ledger.ledger import Ledger
 from shelflist.ledger.revisions import NewChunk, Revision
-from shelflist.stores.protocol import GenerationSpec, Store
 
 GRACE_SECONDS = 60.0
 _PURGE_BATCH = 2_000
 
 
 class Writer:
-    def __init__(
-        self,
-        ledger: Ledger,
-        store: Store,
-        spec: GenerationSpec,
-        collection: CollectionRecord,
-        vectors: VectorSource,
-        *,
-        grace: float | None = None,
-    ) -> None:
-        self._ledger = ledger
-        self._store = store
-        self._spec = spec
-        self._collection = collection
+    def __init__(self, generation: Generation, vectors: VectorSource, *, grace: float | None = None) -> None:
+        self._ledger = generation.ledger
+        self._store = generation.store
+        self._spec = generation.spec
+        self._collection = generation.record
+        self._keywords = generation.keywords
         self._vectors = vectors
-        self.together = store.database is not None and store.database.identity == ledger.database.identity
+        self._later = Later()
+        self.together = generation.together
         self._grace = (0.0 if self.together else GRACE_SECONDS) if grace is None else grace
 
     def write(
-        self, planned: Sequence[PlannedDocument], report: SyncReport, *, on_failed: OnFailed, wait: Wait
+        self,
+        planned: Sequence[PlannedDocument],
+        report: SyncReport,
+        *,
+        on_failed: OnFailed,
+        wait: Wait,
+        overtaken: Callable[[list[PlannedDocument]], None],
     ) -> list[PlannedDocument]:
-        """Embed and write; returns the documents that somebody else changed meanwhile, to be planned again."""
+        """Embed and write; returns the documents that somebody else changed meanwhile, to be planned again.
+
+        With `wait="stored"` on a store that shows writes late, that is found out after the return: `overtaken` is called.
+        """
         vectors = self._vectors.fill(planned, report)
         accepted = self._accepted(planned, report, on_failed)
         if not accepted:
             return []
         return (
-            self._together(accepted, vectors, report) if self.together else self._apart(accepted, vectors, report, wait)
+            self._together(accepted, vectors, report)
+            if self.together
+            else self._apart(accepted, vectors, report, wait, overtaken)
         )
 
     def remove(self, revisions: Sequence[Revision]) -> list[Revision]:
@@ -68,22 +71,39 @@ class Writer:
             self._store.set_stale(self._spec, gone)
         return losers
 
+    def build(self) -> None:
+        """Wait for the index that the store has still to build."""
+        self._store.build(self._spec)
+
+    def settle(self) -> None:
+        """Wait for what `wait="stored"` left to be revealed."""
+        self._later.wait()
+
     def purge(self) -> int:
         """Delete the condemned points whose grace has passed, in bounded batches; returns how many."""
         purged = 0
         generation = self._collection.generation_id
-        while due := self._ledger.revisions.due(generation, _PURGE_BATCH):
-            ids = [one.point_id for one in due]
-            self._vectors.keep(due)
+        while self._ledger.revisions.due(generation, 1):
             if self.together:
-                with self._ledger.database.write():
-                    self._store.delete(self._spec, ids)
-                    self._ledger.revisions.purged(generation, [one.chunk_key for one in due])
+                with self._ledger.database.write():  # what is due in here is ours alone
+                    done = self._purge_some(generation)
             else:
-                self._store.delete(self._spec, ids)
-                self._ledger.revisions.purged(generation, [one.chunk_key for one in due])
-            purged += len(due)
+                done = self._purge_some(generation)
+            if not done:
+                break
+            purged += done
         return purged
+
+    def _purge_some(self, generation: int) -> int:
+        due = self._ledger.revisions.due(generation, _PURGE_BATCH)
+        if not due:
+            return 0
+        self._vectors.keep(due)
+        self._store.delete(self._spec, [one.point_id for one in due])
+        self._ledger.revisions.purged(generation, [one.chunk_key for one in due])
+        if self._keywords is not None:
+            self._keywords.remove([one.chunk_key for one in due])
+        return len(due)
 
     def finish(self, report: SyncReport) -> int:
         """Take up revisions that a dead process began; returns how many documents were finished."""
@@ -107,8 +127,7 @@ class Writer:
             failed = self._store_points([planned], vectors)
             if failed:
                 continue  # the lease runs out, and the next sync tries again
-            self._store.flush(self._spec)
-            if self._ledger.revisions.switch(generation, [revision], grace=self._grace, durable=True):
+            if self._reveal([planned]):
                 continue  # somebody else has changed the document since
             finished += 1
             log.info("Finished an interrupted revision of %s.", revision.document_id)
@@ -180,19 +199,32 @@ class Writer:
         return [one for one in planned if id(one.revision) in lost]
 
     def _apart(
-        self, planned: Sequence[PlannedDocument], vectors: dict[bytes, Vector], report: SyncReport, wait: Wait
+        self,
+        planned: Sequence[PlannedDocument],
+        vectors: dict[bytes, Vector],
+        report: SyncReport,
+        wait: Wait,
+        overtaken: Callable[[list[PlannedDocument]], None],
     ) -> list[PlannedDocument]:
         generation = self._collection.generation_id
-        for one in planned:  # the ledger keeps given vectors as it keeps cached ones
-            self._vectors.remember(
-                {chunk.embedding_hash: one.given[chunk.point_id] for chunk in one.revision.new if chunk.embedding_hash}
-            )
+        self._vectors.remember(  # the ledger keeps given vectors as it keeps cached ones
+            {
+                chunk.embedding_hash: one.given[chunk.point_id]
+                for one in planned
+                for chunk in one.revision.new
+                if chunk.embedding_hash
+            }
+        )
         conflicts = self._ledger.revisions.begin(
             self._collection.collection_id, generation, [one.revision for one in planned], durable=True
         )
         lost = {id(one) for one in conflicts}
         begun = [one for one in planned if id(one.revision) not in lost]
-        failed = self._store_points(begun, vectors)
+        try:
+            failed = self._store_points(begun, vectors)
+        except BaseException:
+            self._ledger.revisions.release([one.revision for one in begun])  # the next sync goes on at once
+            raise
         whole = []
         for one in begun:
             errors = {chunk.position: failed[chunk.point_id] for chunk in one.revision.new if chunk.point_id in failed}
@@ -202,26 +234,40 @@ class Writer:
                 self._ledger.revisions.abandon(generation, one.revision, grace=self._grace)
             else:
                 whole.append(one)
-        if wait == "searchable":
-            self._store.flush(self._spec)
-        losers = self._ledger.revisions.switch(
-            generation, [one.revision for one in whole], grace=self._grace, durable=True
-        )
-        lost |= {id(one) for one in losers}
+        if wait == "stored" and self._store.capabilities.visibility != "immediate":
+            self._later.submit(lambda: overtaken(self._reveal(whole)))
+            count_changes(whole, report)
+            return [one for one in planned if id(one.revision) in lost]
+        lost |= {id(one.revision) for one in self._reveal(whole)}
         won = [one for one in whole if id(one.revision) not in lost]
-        removed = [key for one in won for key in one.revision.removed]
+        count_changes(won, report)
+        return [one for one in planned if id(one.revision) in lost]
+
+    def _reveal(self, planned: Sequence[PlannedDocument]) -> list[PlannedDocument]:
+        """Switch to revisions once the store can find all of them; returns those that somebody else has overtaken."""
+        revisions = [one.revision for one in planned]
+        try:
+            if self._keywords is not None:
+                self._keywords.add([chunk.chunk_key for one in revisions for chunk in one.new])
+            self._store.flush(self._spec)
+        except BaseException:
+            self._ledger.revisions.release(revisions)
+            raise
+        losers = self._ledger.revisions.switch(
+            self._collection.generation_id, revisions, grace=self._grace, durable=True
+        )
+        lost = {id(one) for one in losers}
+        removed = [key for one in revisions if id(one) not in lost for key in one.removed]
         if removed:
             self._store.set_stale(self._spec, self._point_ids(removed))
-        count_changes(won, report)
         return [one for one in planned if id(one.revision) in lost]
 
     def _store_points(self, planned: Sequence[PlannedDocument], vectors: dict[bytes, Vector]) -> dict[bytes, str]:
         """Upsert in batches, acknowledging id by id; returns the error of each point that the store refused."""
         failed: dict[bytes, str] = {}
         keys = {chunk.point_id: chunk.chunk_key for one in planned for chunk in one.revision.new}
-        points = iter([point for one in planned for point in self.points(one, vectors)])
-        while batch := list(islice(points, self._store.capabilities.max_batch)):
-            result = self._store.upsert(self._spec, batch)
+        points = (point for one in planned for point in self.points(one, vectors))
+        for result in upsert_all(self._store, self._spec, points):
             failed.update(result.failed)
             self._ledger.revisions.acknowledge(self._collection.generation_id, [keys[one] for one in result.stored])
         return failed

@@ -13,7 +13,7 @@ from typing import Literal
 
 from shelflist.core.types import Metric
 
-Fusion = Literal["convex", "rrf"]
+Fusion = Literal["convex", "rrf", "native"]
 RRF_K = 60
 
 

@@ -7,21 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from shelflist.core.errors import InvalidInput
-from shelflist.core.filters.nodes import Filter
 from shelflist.core.types import SearchParams, Vector
 from shelflist.stores.protocol import GenerationSpec, Scope, Store
 
 
-def measure_recall(
-    store: Store,
-    spec: GenerationSpec,
-    queries: Sequence[Vector],
-    limit: int,
-    filter: Filter | None,
-    tenant: str | None,
-) -> float:
+def measure_recall(store: Store, spec: GenerationSpec, queries: Sequence[Vector], limit: int, scope: Scope) -> float:
     """Mean recall@limit over the queries. Ties count by distance, not by id. Raises InvalidInput without a query."""
-    scope = Scope(filter=filter, tenant=tenant)
     if not queries:
         raise InvalidInput("Recall needs at least one query or one stored chunk.")
     shares = []

@@ -6,23 +6,34 @@ asked in silence.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
+import orjson
 
 from shelflist.core.errors import EmbedderMismatch, InvalidInput, SearchUnsettled
 from shelflist.core.filters.nodes import Filter
-from shelflist.core.types import Candidates, Explanation, Hit, Hits, IndexStatus, Mode, Reranker, SearchParams, Vector
-from shelflist.embedders.protocol import Embedder
+from shelflist.core.types import (
+    Candidate,
+    Candidates,
+    Explanation,
+    Hit,
+    Hits,
+    IndexStatus,
+    Mode,
+    Reranker,
+    SearchParams,
+    Vector,
+)
 from shelflist.engine.exact import distances, prepared, score
-from shelflist.ledger.catalog import CollectionRecord
+from shelflist.generation import Generation
 from shelflist.ledger.documents import LiveChunk
-from shelflist.ledger.ledger import Ledger
 from shelflist.searching.fusion import Fusion, convex, rrf
-from shelflist.stores.protocol import GenerationSpec, Scope, Store
+from shelflist.searching.recall import measure_recall
+from shelflist.searching.scope import scope_of, unclaimed
+from shelflist.stores.protocol import Scope
 
 POOL = 100
 """Candidates that each leg of a hybrid search contributes."""
@@ -62,23 +73,22 @@ class _Leg:
 
 
 class Searcher:
-    def __init__(
-        self,
-        ledger: Ledger,
-        store: Store,
-        spec: GenerationSpec,
-        collection: CollectionRecord,
-        embedder: Embedder | None,
-    ) -> None:
-        self._ledger = ledger
-        self._store = store
-        self._spec = spec
-        self._collection = collection
-        self._embedder = embedder
-        database = store.database
-        self._together = database is not None and database.identity == ledger.database.identity
+    """`is_outdated`: a hit came whose collection declares other fields than were known here."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._ledger = generation.ledger
+        self._store = generation.store
+        self._spec = generation.spec
+        self._collection = generation.record
+        self._embedder = generation.embedder
+        self._keywords = generation.keywords
+        self._together = generation.together
         self._asked: set[bytes] = set()
         self._passed: set[bytes] = set()
+        self._since = 0.0
+        self._checks: list[bool] = []
+        self._declared = orjson.dumps(self._collection.fields.to_json()).decode()
+        self.is_outdated = False
 
     def search(self, text: str | None, vector: Vector | None, tenant: str | None, request: Request) -> Hits:
         """`text` or `vector` or both; the mode must fit what is given."""
@@ -88,9 +98,14 @@ class Searcher:
         if mode != "keyword" and vector is None:
             assert text is not None
             vector = self.embed(text)
-        scope = Scope(filter=request.filter, tenant=tenant)
+        if mode == "hybrid" and request.fusion == "native":
+            self._store.capabilities.require_hybrid()
         wanted = max(request.limit, request.rerank_pool) if request.rerank else request.limit
-        hits = self._steady(lambda: self._grouped(text, vector, scope, mode, request, wanted))
+        one_statement = mode == "dense" and self._joins_live and self._store_takes(request.filter)
+        hits = self._steady(
+            lambda: self._grouped(text, vector, self._scope(request.filter, tenant), mode, request, wanted),
+            one_statement=one_statement,
+        )
         if request.rerank:
             hits = _reranked(hits, text or "", request)
         chosen = [hit for hit in hits if request.min_score is None or hit.score >= request.min_score]
@@ -109,13 +124,19 @@ class Searcher:
     def ranks(self, text: str, tenant: str | None, filter: Filter | None) -> Ranks:
         """Rank (from 1) and value of every matching point in each leg, and fused: what `why` shows."""
         vector = self.embed(text) if self._embedder is not None else None
-        return self._steady(lambda: self._ranks(text, vector, Scope(filter=filter, tenant=tenant)))
+        return self._steady(lambda: self._ranks(text, vector, self._scope(filter, tenant)))
 
-    def count(self, scope: Scope) -> int:
+    def recall(self, queries: Sequence[Vector], limit: int, filter: Filter | None, tenant: str | None) -> float:
+        """Measured recall@limit of plain dense search against exact search, over these queries."""
+        return measure_recall(self._store, self._spec, queries, limit, self._scope(filter, tenant))
+
+    def count(self, filter: Filter | None, tenant: str | None) -> int:
         """How many chunks are live and match."""
         if self._together:
-            return self._store.count(self._spec, scope)
+            with self._ledger.database.read():
+                return self._store.count(self._spec, self._scope(filter, tenant))
         for _ in range(_TRIES):
+            scope = self._scope(filter, tenant)
             # The store also counts what waits for its switch, and what was hidden a moment ago.
             waiting = self._ledger.documents.unserved(self._collection.generation_id)
             stored = self._store.count(self._spec, scope)
@@ -123,6 +144,7 @@ class Searcher:
                 point.index_status == IndexStatus.INDEXED
                 and (scope.tenant is None or point.tenant_id == scope.tenant)
                 and (scope.filter is None or scope.filter.matches(point.metadata))
+                and (scope.point_ids is None or point.point_id in scope.point_ids)
                 for point in self._store.get(self._spec, waiting)
             )
             if waiting == self._ledger.documents.unserved(
@@ -140,31 +162,50 @@ class Searcher:
                 "exact": self._dense(vector, scope, total, SearchParams(exact=True)),
             }
             found = {name: _ranked(leg.ids, leg.values) for name, leg in legs.items()}
-        if self._store.capabilities.keyword:
-            leg = self._keyword(text, scope, total)
-            found["keyword"] = _ranked(leg.ids, leg.values)
-        if vector is not None and self._store.capabilities.keyword:
+        leg = self._keyword(text, scope, total)
+        found["keyword"] = _ranked(leg.ids, leg.values)
+        if vector is not None:
             hits, order = self._hybrid(text, vector, scope, Request(filter=scope.filter), max(POOL, 10))
             found["hybrid"] = {
                 one: (rank, hit.score) for rank, (one, hit) in enumerate(zip(order, hits, strict=True), 1)
             }
         return found
 
-    def _steady(self, ask: Callable[[], Answer]) -> Answer:
+    @property
+    def _joins_live(self) -> bool:
+        return self._together and self._store.capabilities.joins_live
+
+    def _store_takes(self, filter: Filter | None) -> bool:
+        return filter is None or not unclaimed(filter, self._spec.fields, self._store.capabilities)
+
+    def _scope(self, filter: Filter | None, tenant: str | None) -> Scope:
+        generation = self._collection.generation_id
+        scope = scope_of(self._store, self._ledger, self._spec, generation, filter, tenant)
+        if self._joins_live:
+            scope = replace(scope, live=self._ledger.documents.live_clause(generation, tenant))
+        return scope
+
+    def _steady(self, ask: Callable[[], Answer], *, one_statement: bool = False) -> Answer:
         """An answer during which no document that it touches moved: one snapshot, or asked again until none did.
 
         The store answers before the ledger checks, and each leg for itself: a switch in between would show the old
-        revision in one leg and the new one in the other, or neither.
+        revision in one leg and the new one in the other, or neither. `one_statement`: store and check are one.
         """
+        if one_statement:
+            return ask()
         if self._together:
             with self._ledger.database.read():
                 return ask()
         for _ in range(_TRIES):
-            since = time.time()
-            self._asked, self._passed = set(), set()
+            self._since = self._ledger.database.now()
+            self._asked, self._passed, self._checks = set(), set(), []
             answer = ask()
-            generation = self._collection.generation_id
-            if not self._ledger.documents.moved(generation, list(self._asked), list(self._passed), since):
+            if len(self._checks) == 1:  # all of the answer is of the moment of its one check
+                has_moved = self._checks[0]
+            else:
+                asked, passed = list(self._asked), list(self._passed)
+                has_moved = self._ledger.documents.moved(self._collection.generation_id, asked, passed, self._since)
+            if not has_moved:
                 return answer
         raise SearchUnsettled(
             f"Documents of {self._collection.name!r} kept changing while {_TRIES} tries of this search looked at them. "
@@ -192,6 +233,8 @@ class Searcher:
         """Hits, and whether no more could be found by asking for more."""
         if mode == "hybrid":
             assert text is not None and vector is not None
+            if request.fusion == "native":
+                return self._native(text, vector, scope, request, wanted)
             hits, _ = self._hybrid(text, vector, scope, request, wanted)
             return hits, len(hits) < wanted
         if mode == "dense":
@@ -251,23 +294,69 @@ class Searcher:
         refused = dense.refused + keyword.refused
         return Hits(hits, plan=plan, exact=dense.exact and keyword.exact, refused=refused), order
 
+    def _native(self, text: str, vector: Vector, scope: Scope, request: Request, wanted: int) -> tuple[Hits, bool]:
+        """Fused by the store itself, with its scores; the ledger checks what comes as on any leg."""
+        leg = self._leg(
+            lambda limit: self._store.hybrid_search(
+                self._spec, text, vector, limit=limit, scope=scope, params=request.params
+            ),
+            scope,
+            wanted,
+        )
+        hits = [self._hit(leg.live[one], leg.values[one], None, Explanation()) for one in leg.ids]
+        return Hits(hits, plan=f"hybrid (native): {leg.plan}", exact=leg.exact, refused=leg.refused), len(hits) < wanted
+
     def _dense(self, vector: Vector, scope: Scope, wanted: int, params: SearchParams) -> _Leg:
         return self._leg(
             lambda limit: self._store.search(self._spec, vector, limit=limit, scope=scope, params=params), scope, wanted
         )
 
     def _keyword(self, text: str, scope: Scope, wanted: int) -> _Leg:
+        if self._keywords is None:
+            return self._leg(
+                lambda limit: self._store.keyword_search(self._spec, text, limit=limit, scope=scope), scope, wanted
+            )
+        keywords = self._keywords
+
+        def ask(limit: int) -> Candidates:
+            found = keywords.search(text, limit=limit, tenant=scope.tenant)
+            items = [Candidate(point_id, value) for point_id, value in found.items]
+            return Candidates(items, exact=True, exhausted=found.exhausted, plan="keywords beside the ledger")
+
+        ids = None if scope.point_ids is None else frozenset(scope.point_ids)
         return self._leg(
-            lambda limit: self._store.keyword_search(self._spec, text, limit=limit, scope=scope), scope, wanted
+            ask,
+            scope,
+            wanted,
+            lambda chunk: (
+                (scope.filter is None or scope.filter.matches(chunk.metadata))
+                and (ids is None or chunk.point_id in ids)
+            ),
         )
 
-    def _leg(self, ask: Callable[[int], Candidates], scope: Scope, wanted: int) -> _Leg:
+    def _leg(
+        self,
+        ask: Callable[[int], Candidates],
+        scope: Scope,
+        wanted: int,
+        matches: Callable[[LiveChunk], bool] | None = None,
+    ) -> _Leg:
+        """Ask for more until enough candidates pass the ledger's check and `matches`, or none are left."""
         limit = wanted
         while True:
             found = ask(limit)
             ids = [item.point_id for item in found.items]
-            live = self._ledger.documents.live(self._collection.generation_id, ids, scope.tenant)
-            passed = [one for one in ids if one in live]
+            if found.live is not None:
+                live = self._ledger.documents.live_from(found.live)
+            elif self._together:
+                live = self._ledger.documents.live(self._collection.generation_id, ids, scope.tenant)
+            else:
+                live, has_moved = self._ledger.documents.live_since(
+                    self._collection.generation_id, ids, scope.tenant, self._since
+                )
+                self._checks.append(has_moved)
+            refused = len(ids) - len(live)
+            passed = [one for one in ids if one in live and (matches is None or matches(live[one]))]
             if len(passed) >= wanted or found.exhausted:
                 break
             limit = limit * 2 + len(ids) - len(passed)
@@ -281,7 +370,7 @@ class Searcher:
             exact=found.exact,
             exhausted=found.exhausted,
             plan=found.plan,
-            refused=len(ids) - len(passed),
+            refused=refused,
         )
 
     def _distances(self, vector: Vector, point_ids: Sequence[bytes]) -> dict[bytes, float]:
@@ -293,6 +382,7 @@ class Searcher:
         return dict(zip(vectors, found.tolist(), strict=True))
 
     def _hit(self, chunk: LiveChunk, value: float, distance: float | None, explanation: Explanation) -> Hit:
+        self.is_outdated = self.is_outdated or chunk.declared != self._declared
         return Hit(
             score=value,
             distance=distance,

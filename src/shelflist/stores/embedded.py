@@ -351,6 +351,9 @@ class EmbeddedStore:
     def flush(self, spec: GenerationSpec) -> None:
         """Nothing waits: every write is visible when its transaction commits."""
 
+    def build(self, spec: GenerationSpec) -> None:
+        """Nothing waits: search is exact."""
+
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         name = new.name
         added = Fields({field: kind for field, kind in new.fields.items() if field not in old.fields})
@@ -432,6 +435,8 @@ class EmbeddedStore:
         found = tx.execute(
             "SELECT sequence, keywords, keyword_stamp FROM store_generations WHERE name = ?", (name,)
         ).fetchone()
+        if found is None:
+            raise StoreError(f"{name} is not in {self.path}: somebody has dropped it, or the directory is another one.")
         return found[0], found[1], found[2]
 
     def _row_cache(self, tx: SqliteTransaction, spec: GenerationSpec) -> RowCache:

@@ -154,6 +154,9 @@ class MemoryStore:
     def flush(self, spec: GenerationSpec) -> None:
         """Nothing waits: every write is visible when it returns."""
 
+    def build(self, spec: GenerationSpec) -> None:
+        """Nothing waits: search is exact."""
+
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         with self._lock:
             generation = self._generations[new.name]

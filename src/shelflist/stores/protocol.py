@@ -112,7 +112,11 @@ class Store(Protocol):
         ...
 
     def flush(self, spec: GenerationSpec) -> None:
-        """Return when everything written before is searchable, and the index that the generation calls for is built."""
+        """Return when everything written before is searchable, be it by a scan."""
+        ...
+
+    def build(self, spec: GenerationSpec) -> None:
+        """Return when the index that the generation calls for is built. Called at the end of a pass, not after a write."""
         ...
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:

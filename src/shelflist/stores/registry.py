@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 STORES = {
     "file": ("shelflist.stores.embedded", "EmbeddedStore"),
     "memory": ("shelflist.stores.memory", "MemoryStore"),
+    "pgvector": ("shelflist.stores.pgvector.store", "PgvectorStore"),
+    "chroma": ("shelflist.stores.chroma.store", "ChromaStore"),
+    "qdrant": ("shelflist.stores.qdrant.store", "QdrantStore"),
+    "weaviate": ("shelflist.stores.weaviate.store", "WeaviateStore"),
+    "milvus": ("shelflist.stores.milvus.store", "MilvusStore"),
 }
 """By URL scheme: module and class. Modules are imported when they are used, and import their client when they connect."""
 

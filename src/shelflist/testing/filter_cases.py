@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+from shelflist.core.capabilities import Capabilities
 from shelflist.core.fields import Fields
 from shelflist.core.filters.nodes import And, Comparison, Filter, Not, Operator, Or
 
@@ -214,13 +215,18 @@ CASES: Mapping[str, list[Filter]] = {
 """Filters by what they ask about; values as users give them."""
 
 
-def operators_of(tree: Filter) -> set[Operator]:
-    """Every operator that a tree uses."""
+def comparisons_of(tree: Filter) -> list[Comparison]:
+    """Every comparison of a tree."""
     match tree:
         case Comparison():
-            return {tree.operator}
+            return [tree]
         case And() | Or():
-            return {operator for part in tree.parts for operator in operators_of(part)}
+            return [one for part in tree.parts for one in comparisons_of(part)]
         case Not():
-            return operators_of(tree.part)
+            return comparisons_of(tree.part)
     raise AssertionError(tree)
+
+
+def is_claimed(tree: Filter, fields: Fields, capabilities: Capabilities) -> bool:
+    """Whether a store claims every operator of a tree, each for the type of its field."""
+    return all(capabilities.has_operator(one.operator, fields.require(one.field)) for one in comparisons_of(tree))

@@ -74,8 +74,10 @@ def metadata(fields: Fields) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional={**values, **undeclared})
 
 
-def comparisons(fields: Fields, operators: Collection[Operator]) -> st.SearchStrategy[Filter]:
-    """One comparison of one field, with an operator that its type has."""
+def comparisons(
+    fields: Fields, operators: Collection[Operator], unsupported_on: Collection[tuple[Operator, FieldType]] = ()
+) -> st.SearchStrategy[Filter]:
+    """One comparison of one field, with one of the operators that its type has."""
 
     def of(name: str, kind: FieldType) -> list[st.SearchStrategy[Filter]]:
         value = _VALUES[kind]
@@ -88,16 +90,23 @@ def comparisons(fields: Fields, operators: Collection[Operator]) -> st.SearchStr
         return [
             st.builds(Comparison, st.just(name), st.just(operator), takes.get(operator, value))
             for operator in OPERATORS[kind]
-            if operator in operators
+            if operator in operators and (operator, kind) not in unsupported_on
         ]
 
     return st.one_of([strategy for name, kind in fields.items() for strategy in of(name, kind)])
 
 
-def filters(fields: Fields, operators: Collection[Operator] = tuple(Operator)) -> st.SearchStrategy[Filter]:
-    """Trees of And, Or and Not over comparisons with the given operators; values as users give them."""
+def filters(
+    fields: Fields,
+    operators: Collection[Operator] = tuple(Operator),
+    unsupported_on: Collection[tuple[Operator, FieldType]] = (),
+) -> st.SearchStrategy[Filter]:
+    """Trees of And, Or and Not over comparisons with the given operators, but for those unsupported on a type.
+
+    Values are as users give them.
+    """
     return st.recursive(
-        comparisons(fields, operators),
+        comparisons(fields, operators, unsupported_on),
         lambda part: st.one_of(
             st.lists(part, min_size=1, max_size=3).map(lambda parts: And(tuple(parts))),
             st.lists(part, min_size=1, max_size=3).map(lambda parts: Or(tuple(parts))),

@@ -37,8 +37,8 @@ from shelflist.core.errors import (
 from shelflist.core.fields import Fields
 from shelflist.core.types import Flat, Hnsw
 from shelflist.stores import _connect
-from shelflist.stores.qdrant.schema import collection_options, payload_indexes
 from shelflist.stores.protocol import GenerationSpec, Scope
+from shelflist.stores.qdrant.schema import collection_options, payload_indexes
 from shelflist.stores.qdrant.store import QdrantStore
 from shelflist.testing.points import make_points, point_id
 

@@ -41,9 +41,9 @@ class FilterCompiler(Generic[T]):
         raise UnsupportedFilter(f"A filter of type {type(filter).__name__} is unknown to {type(self).__name__}.")
 
     def _comparison(self, node: Comparison) -> T:
-        if self.capabilities is not None:
-            self.capabilities.require_operator(node.operator)
         kind = self.fields.require(node.field)
+        if self.capabilities is not None:
+            self.capabilities.require_operator(node.operator, kind)
         methods = {
             Operator.EQ: self.equal,
             Operator.NE: self.not_equal,
