@@ -20,9 +20,12 @@ from weakref import WeakSet
 from shelflist.core.errors import LedgerBusy, ShelflistError, StoreDamaged, StoreError, StoreFull, StoreReadOnly
 
 _SLOW_WAIT = 5.0
-_PARAMETERS_PER_INSERT = 2_000
+_PARAMETERS_PER_INSERT = 8_000
+_ROWS_PER_INSERT = 1_000
 _PAGE_SIZE = 8_192
 """Bytes; SQLite's own 4,096 holds two vectors of 384 dimensions and wastes a quarter."""
+_PAGES_BETWEEN_CHECKPOINTS = 8_000
+"""64 MB of log; SQLite's own 1,000 has large writes copied into the file at each commit, and synced once more."""
 _LITTLE_SPACE = 1_000_000
 
 
@@ -43,15 +46,29 @@ class SqliteTransaction:
 
     def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
         # Many rows a statement: fewer steps, and the interpreter's lock changes hands once a statement, not once a row.
-        if not rows:
-            return
-        one = f"({', '.join('?' * len(rows[0]))})"
-        many = max(1, _PARAMETERS_PER_INSERT // len(rows[0]))
-        whole = len(rows) - len(rows) % many
-        sql = f"INSERT INTO {into} VALUES {', '.join([one] * many)}"
-        for start in range(0, whole, many):
-            self._connection.execute(sql, list(chain.from_iterable(rows[start : start + many])))
-        self._connection.executemany(f"INSERT INTO {into} VALUES {one}", rows[whole:])
+        # Three sizes, so that each statement is compiled once and found again.
+        most = min(_ROWS_PER_INSERT, max(1, _PARAMETERS_PER_INSERT // len(rows[0]))) if rows else 1
+        start = 0
+        for many in (most, max(1, most // 16), 1):
+            while start + many <= len(rows):
+                self._insert(into, rows[start : start + many])
+                start += many
+
+    def _insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
+        marks, columns = [], []
+        for column in zip(*rows, strict=True):
+            kinds = set(map(type, column))
+            if kinds == {type(None)}:
+                marks.append("NULL")
+                continue
+            marks.append("?")
+            # The sqlite3 module looks for an adapter each time that it binds None or bytes, not for a bytearray.
+            columns.append(map(bytearray, column) if kinds == {bytes} else column)
+        one = f"({', '.join(marks)})"
+        self._connection.execute(
+            f"INSERT INTO {into} VALUES {', '.join([one] * len(rows))}",
+            tuple(chain.from_iterable(zip(*columns, strict=True))),
+        )
 
 
 class _Connection(sqlite3.Connection):
@@ -59,12 +76,14 @@ class _Connection(sqlite3.Connection):
 
 
 class SqliteDatabase:
-    """A SQLite file, or with `path=None` a private database in memory."""
+    """A SQLite file, or with `path=None` a private database in memory; `spill` moves what outgrows its cache to a file
+    that nobody sees and that goes with it."""
 
     dialect = "sqlite"
 
-    def __init__(self, path: Path | None, *, busy_timeout: float = 30.0) -> None:
+    def __init__(self, path: Path | None, *, busy_timeout: float = 30.0, spill: bool = False) -> None:
         self.path = path
+        self._spill = spill
         self.busy_timeout = busy_timeout
         self.identity = f"sqlite:{path.resolve()}" if path else f"sqlite:memory:{id(self)}"
         self._local = threading.local()
@@ -163,7 +182,10 @@ class SqliteDatabase:
         with self._mapped_errors():
             if self.path is None:
                 connection = sqlite3.connect(
-                    ":memory:", isolation_level=None, check_same_thread=False, factory=_Connection
+                    "" if self._spill else ":memory:",
+                    isolation_level=None,
+                    check_same_thread=False,
+                    factory=_Connection,
                 )
             elif writable := _may_write(self.path):
                 connection = sqlite3.connect(
@@ -180,8 +202,10 @@ class SqliteDatabase:
                     connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")  # of a file that is yet to be made
                     connection.execute("PRAGMA journal_mode = WAL")
                     connection.execute("PRAGMA synchronous = FULL")
+                    connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BETWEEN_CHECKPOINTS}")
                 connection.execute("PRAGMA cache_size = -65536")
-                connection.execute("PRAGMA temp_store = MEMORY")
+                if not self._spill:
+                    connection.execute("PRAGMA temp_store = MEMORY")
             except BaseException:
                 connection.close()
                 raise

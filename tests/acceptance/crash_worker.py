@@ -26,6 +26,7 @@ import numpy as np
 
 import shelflist
 from shelflist import Chunk, Document, F
+from shelflist.indexing import handover
 
 COLLECTION = "crash"
 SOURCE = "pages"
@@ -248,7 +249,7 @@ class Trial:
 
     def _job(self) -> dict[str, Any]:
         ledger = f"sqlite:{self.directory / 'ledger.db'}" if self.separate_ledger else None
-        return {"url": f"file:{self.directory / 'index'}", "ledger": ledger}
+        return {"url": f"file:{self.directory / 'index'}", "ledger": ledger, "small": self._round % 2 == 1}
 
     def _fork(self, work: Callable[[int], None]) -> tuple[int, Path]:
         log = self.directory / "log.jsonl"
@@ -318,6 +319,8 @@ class Trial:
 def _work(job: dict[str, Any], operations: list[Operation], statement: int | None, out: int) -> None:
     """The child that is killed: does the operations and says so after each."""
     counted = _count_statements(statement)
+    if job["small"]:  # then a pass is several batches, each written while the next is planned
+        handover._DOCUMENTS_PER_WRITE = 2
     with _open(job, out) as collection:
         for number, operation in enumerate(operations):
             if operation["kind"] == "sync":

@@ -104,11 +104,12 @@ class Fields(Mapping[str, FieldType]):
         """Metadata in stored form. Raises WrongFieldType naming field, value and expected type."""
         stored: dict[str, Any] = {}
         for name, value in metadata.items():
-            if not isinstance(name, str):
-                raise WrongFieldType(f"Metadata key {shown_value(name)} is not a string.")
-            name = _str(name, name)
+            if type(name) is not str or not name.isascii():
+                if not isinstance(name, str):
+                    raise WrongFieldType(f"Metadata key {shown_value(name)} is not a string.")
+                name = _str(name, name)
             kind = self._types.get(name)
-            if type(value) is str and value.isascii() and (kind is None or kind is FieldType.STR):
+            if type(value) is str and (kind is None or kind is FieldType.STR) and value.isascii():
                 stored[name] = value  # what most metadata is, and nothing can be wrong with it
                 continue
             stored[name] = _plain(name, value) if kind is None or value is None else stored_value(name, kind, value)

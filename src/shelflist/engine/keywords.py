@@ -18,10 +18,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from shelflist.core.locks import ProcessLock
 from shelflist.core.types import Vector
 from shelflist.engine.exact import Positions
 
@@ -43,8 +44,7 @@ class KeywordIndexDamaged(Exception):
     """The files of the index cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeywordRow:
+class KeywordRow(NamedTuple):
     row: int
     text: str
     tenant: str | None = None
@@ -305,11 +305,14 @@ class Analyzer:
 
     def __init__(self) -> None:
         self._analyzer = _analyzer()
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
+        self._pid = os.getpid()
 
     def terms(self, text: str) -> list[str]:
         """Lower-case stems in the order of the text, repeated as often as they stand in it."""
         with self._lock:
+            if self._pid != os.getpid():  # a thread of the parent may have been in the middle of a text
+                self._analyzer, self._pid = _analyzer(), os.getpid()
             return list(self._analyzer.analyze(text))
 
 

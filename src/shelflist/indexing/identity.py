@@ -5,9 +5,9 @@ Everything hashed is length-prefixed, so that no two different inputs run togeth
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from datetime import datetime
+from hashlib import sha1, sha256
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from shelflist.core.types import MAX_CHUNK_BYTES, Chunk, Document, Metadata
 
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATETIME
 _length = struct.Struct("<q").pack
+_lengths = struct.Struct("<qqqqq").pack
 _ABSENT = _length(-1)
 
 
@@ -61,8 +62,7 @@ def document_digest(document: Document) -> bytes:
         strategy = b"" if chunk.chunk_strategy is None else label_bytes("chunk_strategy", chunk.chunk_strategy)
         vector = None if chunk.embedding is None else vector_bytes(chunk.embedding)
         parts += (
-            struct.pack(
-                "<qqqqq",
+            _lengths(
                 len(content),
                 len(metadata),
                 -1 if chunk.section is None else len(section),
@@ -76,7 +76,7 @@ def document_digest(document: Document) -> bytes:
         )
         if vector is not None:
             parts.append(vector)
-    return hashlib.sha256(b"".join(parts)).digest()
+    return sha256(b"".join(parts)).digest()
 
 
 def text_bytes(content: Any) -> bytes:
@@ -116,48 +116,40 @@ def checked_text(chunk: Chunk) -> bytes:
 
 def hash_of(content: bytes) -> bytes:
     """SHA-256, of a chunk's text or of a given vector."""
-    return hashlib.sha256(content).digest()
+    return sha256(content).digest()
 
 
 def metadata_hash(stored: Metadata, section: str | None, chunk_strategy: str | None) -> bytes:
     """Of metadata in stored form, with what else a point shows besides its text."""
-    return hash_of(
-        _prefixed(
-            canonical(stored),
-            None if section is None else section.encode(),
-            None if chunk_strategy is None else chunk_strategy.encode(),
-        )
-    )
+    return hash_of(_prefixed(canonical(stored)) + _prefixed_text(section) + _prefixed_text(chunk_strategy))
 
 
 def _uuid5(namespace: bytes, name: bytes) -> bytes:
     """RFC 4122 version 5, as 16 bytes."""
-    raw = bytearray(hashlib.sha1(namespace + name, usedforsecurity=False).digest()[:16])
+    raw = bytearray(sha1(namespace + name, usedforsecurity=False).digest()[:16])
     raw[6] = raw[6] & 0x0F | 0x50
     raw[8] = raw[8] & 0x3F | 0x80
     return bytes(raw)
 
 
-def _prefixed(*parts: bytes | None) -> bytes:
-    pieces: list[bytes] = []
-    for part in parts:
-        if part is None:
-            pieces.append(_ABSENT)
-        else:
-            pieces += (_length(len(part)), part)
-    return b"".join(pieces)
+def _prefixed(part: bytes | None) -> bytes:
+    return _ABSENT if part is None else _length(len(part)) + part
+
+
+def _prefixed_text(part: str | None) -> bytes:
+    return _ABSENT if part is None else _prefixed(part.encode())
 
 
 def document_name(tenant: str | None, document_id: str) -> bytes:
     """The part of a chunk's name that all chunks of a document share."""
-    return _prefixed(None if tenant is None else tenant.encode(), document_id.encode())
+    return _prefixed_text(tenant) + _prefixed_text(document_id)
 
 
 def chunk_id(uid: bytes, document: bytes, text_hash: bytes, occurrence: int) -> bytes:
     """The chunk's name: same text in the same document, same id, wherever it stands. `document`: its `document_name`."""
-    return _uuid5(uid, document + _length(len(text_hash)) + text_hash + _length(occurrence))
+    return _uuid5(uid, document + _prefixed(text_hash) + _length(occurrence))
 
 
 def point_id(chunk: bytes, metadata_hash: bytes, embedding_hash: bytes | None, revision: int) -> bytes:
     """The store row's name: no id is used again once a later revision has condemned it."""
-    return _uuid5(chunk, _prefixed(metadata_hash, embedding_hash, _length(revision)))
+    return _uuid5(chunk, _prefixed(metadata_hash) + _prefixed(embedding_hash) + _prefixed(_length(revision)))

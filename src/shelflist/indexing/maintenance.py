@@ -52,6 +52,7 @@ class Maintenance:
         ghosts = [point for point in stored if point not in wanted and point not in condemned and point not in pending]
         different = self._different([point for point in wanted if point in stored], sample)
         if self._keywords is None:
+            # A store that does not count them has the words in the points themselves; None is an index that is damaged.
             keyword_rows = self._store.stats(self._spec).get("keyword_rows", len(stored))
             keywords_ok = keyword_rows == len(stored)
         else:  # it may hold what a crash left over, which no search shows; it must not lack anything
@@ -78,6 +79,9 @@ class Maintenance:
         """Finish, purge, restore missing points from the ledger, delete ghosts, rebuild damaged caches."""
         actions: list[str] = []
         report = SyncReport()
+        if self._store.capabilities.upkeep:
+            self._store.create(self._spec)  # somebody may have dropped it
+            actions += self._store.repair(self._spec)
         finished = self._writer.finish(report)
         if finished:
             actions.append(f"{finished} interrupted documents finished")
@@ -109,6 +113,8 @@ class Maintenance:
             actions.append(f"{restored} chunks restored, {report.embedded} of them embedded again")
         if not found["keywords_ok"]:
             actions += self.rebuild_caches()
+            if not self._keywords_ok():
+                actions.append(f"{self._rewrite(report)} chunks written again, with their words")
         return {"actions": actions, "restored": restored, "lost": lost, "finished": finished, "purged": purged}
 
     def rebuild_caches(self) -> list[str]:
@@ -117,6 +123,26 @@ class Maintenance:
             return self._store.repair(self._spec)
         self._keywords.rebuild()
         return [f"keyword index rebuilt from {self._keywords.rows()} chunks"]
+
+    def _keywords_ok(self) -> bool:
+        stats = self._store.stats(self._spec)
+        return self._keywords is not None or stats.get("keyword_rows", stats["points"]) == stats["points"]
+
+    def _rewrite(self, report: SyncReport) -> int:
+        """Take every point out of the store and put it in again, from the ledger; returns how many."""
+        written = 0
+        points = [point for point, _ in self._store.scan(self._spec)]
+        for start in range(0, len(points), _BATCH):
+            part = points[start : start + _BATCH]
+            rows = self._ledger.documents.contents(part)
+            vectors = self._store.vectors(self._spec, part)
+            self._vectors.remember(
+                {row["embedding_hash"] or row["text_hash"]: vectors[row["point_id"]] for row in rows}
+            )
+            self._store.delete(self._spec, part)
+            done, _ = self._restore(part, report)
+            written += done
+        return written
 
     def _restore(self, point_ids: Sequence[bytes], report: SyncReport) -> tuple[int, list[str]]:
         rows = self._ledger.documents.contents(point_ids)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import closing
 
 from shelflist.core.errors import (
     InvalidInput,
-    RemovalRefused,
     ShelflistError,
     SourceConflict,
     TenantForbidden,
@@ -28,24 +27,21 @@ from shelflist.core.types import (
 )
 from shelflist.generation import Generation
 from shelflist.indexing.embedding import VectorSource
+from shelflist.indexing.estimate import Estimate
+from shelflist.indexing.handover import Handover
 from shelflist.indexing.identity import document_digest, label_bytes
-from shelflist.indexing.plan import PlannedDocument, plan_document
+from shelflist.indexing.plan import plan_document
 from shelflist.indexing.protocol import Source, Unchanged, Unreadable
-from shelflist.indexing.write import Writer, count_changes
+from shelflist.indexing.removal import Spared, removal, require_few
+from shelflist.indexing.seen import Seen
+from shelflist.indexing.write import Writer
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.documents import DocumentRecord
 from shelflist.ledger.ledger import Ledger
-from shelflist.ledger.revisions import Revision
 
 _DOCUMENTS_PER_BATCH = 1_000
-_DOCUMENTS_PER_WRITE = 5_000
-_CHUNKS_PER_WRITE = 12_000
-_BYTES_PER_WRITE = 48_000_000
+_CHUNKS_PER_BATCH = 12_000
 _SECONDS_PER_BATCH = 0.5
-_SECONDS_PER_WRITE = 2.0
-"""A slow source is written, and searchable, bit by bit; and an interrupt loses no more than this of its work."""
-_ATTEMPTS = 8
-_REMOVAL_SHARE = 1 / 3
 
 Item = Document | Unchanged | Unreadable
 
@@ -76,29 +72,33 @@ class Sync:
         self._collection = generation.record
         self._writer = writer
         self._vectors = vectors
-        self._embedder = generation.embedder
         self._source = source
         self._default_tenant = tenant
         self._single = single
-        self._replanning = False
         self._on_failed = on_failed
         self._wait = wait
         self._progress = progress
         self._dry = dry
         self._report = SyncReport()
-        self._seen = bytearray()
-        self._kept_prefixes: list[str] = []
-        self._kept_ids: set[str] = set()
+        self._seen = Seen()
+        self._spared = Spared()
         self._sources: dict[str, int] = {}
-        self._planned: list[PlannedDocument] = []
-        self._documents: dict[int, Document] = {}
-        self._pending_chunks = 0
-        self._written_at = time.monotonic()
-        self._pending_bytes = 0
-        self._planned_texts: set[bytes] = set()
         self._done = 0
         self._total: int | None = None
-        self._batch_ids: set[tuple[str, str]] = set()
+        self._planned: Handover | Estimate
+        if dry:
+            self._planned = Estimate(vectors, generation.embedder, self._report)
+        else:
+            self._planned = Handover(
+                writer,
+                self._report,
+                self._seen,
+                on_failed=on_failed,
+                wait=wait,
+                plan_again=self._plan_again,
+                give_up=self._give_up,
+                overtaken=self._sync_overtaken,
+            )
 
     def run(
         self, documents: Iterable[Document] | Source, *, delete_missing: bool = False, allow_removal: bool = False
@@ -108,9 +108,10 @@ class Sync:
             self._report.purged += self._writer.purge()
         if self._default_tenant is not None or self._collection.tenancy == "none":
             self._source_id(self._default_tenant or "")
-        for batch in _batches(self._items(documents)):
-            self._take(batch)
-        self._write()
+        with closing(self._planned):
+            for batch in _batches(self._items(documents)):
+                self._take(batch)
+            self._planned.finish()
         if isinstance(documents, Source):
             self._report.documents_parsed = getattr(documents, "parsed", 0)
         if delete_missing:
@@ -138,9 +139,9 @@ class Sync:
                 self._report.failures.append(Failure(item.document_id, item.error))
                 self._report.documents_failed += 1
                 if item.prefix:
-                    self._kept_prefixes.append(item.document_id)
+                    self._spared.prefixes.append(item.document_id)
                 else:
-                    self._kept_ids.add(item.document_id)
+                    self._spared.ids.add(item.document_id)
                 continue
             if not self._acceptable(item):
                 continue
@@ -203,7 +204,9 @@ class Sync:
         renewed: list[tuple[int, int, bytes | None]] = []
         for item in items:
             record = known.get(item.document_id)
-            if (tenant, item.document_id) in self._batch_ids or (record and not again and self._was_seen(record)):
+            if not again and (
+                (tenant, item.document_id) in self._planned or (record and record.document_key in self._seen)
+            ):
                 self._fail(item.document_id, "The document comes twice in one pass. Give each document_id once.")
                 continue
             if record and not record.removed and record.source_id != source_id:
@@ -213,7 +216,7 @@ class Sync:
                 self._fail(item.document_id, str(error))
                 continue
             if record:
-                self._see(record.document_key)
+                self._seen.add(record.document_key)
             if isinstance(item, Unchanged):
                 self._report.documents_unchanged += 1
                 self._report.unchanged += record.chunk_count if record else 0
@@ -230,7 +233,7 @@ class Sync:
                 self._report.documents_unchanged += 1
                 self._report.unchanged += record.chunk_count
                 continue
-            self._batch_ids.add((tenant, item.document_id))
+            self._planned.claim((tenant, item.document_id))
             changed.append((item, digest))
         if renewed and not self._dry:
             self._ledger.revisions.renew(renewed)
@@ -271,115 +274,37 @@ class Sync:
                 continue
             if len(self._report.failures) > failures:
                 planned.revision.digest = None
-            if self._dry:
-                self._estimate([planned])
-                continue
-            self._planned.append(planned)
-            self._documents[id(planned)] = document
-            self._pending_chunks += len(planned.revision.new)
-            self._pending_bytes += sum(len(chunk.content) for chunk in planned.revision.new)
-            if not self._replanning and self._is_full():
-                self._write()
+            self._planned.add(planned, document)
 
-    def _is_full(self) -> bool:
-        return (
-            self._pending_chunks >= _CHUNKS_PER_WRITE
-            or self._pending_bytes >= _BYTES_PER_WRITE
-            or len(self._planned) >= _DOCUMENTS_PER_WRITE
-            or time.monotonic() - self._written_at > _SECONDS_PER_WRITE
-        )
-
-    def _write(self) -> None:
-        """Write what has been planned; documents that another writer changed meanwhile are planned again."""
-        planned, documents = self._planned, self._documents
-        self._planned, self._documents = [], {}
-        self._pending_chunks = self._pending_bytes = 0
-        self._written_at = time.monotonic()
-        for attempt in range(_ATTEMPTS):
-            if not planned:
-                return
-            lost = self._writer.write(
-                planned,
-                self._report,
-                on_failed=self._on_failed,
-                wait=self._wait,
-                overtaken=partial(self._sync_overtaken, documents),
-            )
-            for one in planned:
-                if one.revision.document_key:
-                    self._see(one.revision.document_key)
-            if not lost:
-                self._batch_ids.clear()  # from here on what was seen is remembered by one bit a document
-                return
-            time.sleep(0.01 * attempt)
-            retry = [documents[id(one)] for one in lost]
-            self._batch_ids -= {(document.tenant or "", document.document_id) for document in retry}
-            self._take_again(retry)
-            planned, documents = self._planned, self._documents
-            self._planned, self._documents = [], {}
-        for one in planned:
-            self._fail(one.revision.document_id, "Other writers kept changing this document. Sync it again.")
-
-    def _sync_overtaken(self, documents: Mapping[int, Document], lost: Sequence[PlannedDocument]) -> None:
+    def _sync_overtaken(self, documents: Sequence[Document]) -> None:
         """Once more, as a sync of its own: this one has returned."""
-        if lost:
-            again = [documents[id(one)] for one in lost]
-            once_more = Sync(
-                self._generation,
-                self._writer,
-                self._vectors,
-                source=self._source,
-                tenant=self._default_tenant,
-                on_failed=self._on_failed,
-            )
-            once_more.run(again)
+        once_more = Sync(
+            self._generation,
+            self._writer,
+            self._vectors,
+            source=self._source,
+            tenant=self._default_tenant,
+            on_failed=self._on_failed,
+        )
+        once_more.run(documents)
 
-    def _take_again(self, documents: Sequence[Document]) -> None:
+    def _plan_again(self, documents: Sequence[Document]) -> None:
         by_tenant: dict[str, list[Document | Unchanged]] = {}
         for document in documents:
             by_tenant.setdefault(document.tenant or "", []).append(document)
-        self._replanning = True  # no write from inside a write
         for tenant, group in by_tenant.items():
             self._compare(tenant, group, again=True)
-        self._replanning = False
-        self._pending_chunks = self._pending_bytes = 0
-
-    def _estimate(self, planned: Sequence[PlannedDocument]) -> None:
-        texts = {
-            chunk.text_hash: chunk.content
-            for one in planned
-            for chunk in one.revision.new
-            if chunk.embedding_hash is None and chunk.text_hash not in self._planned_texts
-        }
-        fresh = {text for one in planned for text in one.fresh}
-        cached = self._vectors.known([text for text in texts if text not in fresh])
-        self._planned_texts |= set(texts)
-        needed = [content for text, content in texts.items() if text not in cached]
-        self._report.cached += len(cached)
-        self._report.embedded += len(needed)
-        if self._embedder and needed:
-            self._report.tokens += sum(self._embedder.token_counts(needed))
-        count_changes(planned, self._report)
 
     def _remove_missing(self, allow_removal: bool) -> None:
-        absent = self._ledger.documents.absent(list(self._sources.values()), self._seen)
-        gone = [
-            record
-            for record in absent
-            if record.document_id not in self._kept_ids
-            and not any(record.document_id.startswith(prefix) for prefix in self._kept_prefixes)
-        ]
+        absent = self._ledger.documents.absent(list(self._sources.values()), self._seen.bits)
+        gone = [record for record in absent if record.document_id not in self._spared]
         if not gone:
             return
         before = self._ledger.documents.count(self._collection.collection_id, list(self._sources)) - (
             0 if self._dry else self._report.documents_added
         )
-        if len(gone) > before * _REMOVAL_SHARE and not allow_removal:
-            raise RemovalRefused(
-                f"This pass would delete {len(gone)} of {before} documents of {self._collection.name!r} "
-                f"({', '.join(record.document_id for record in gone[:3])}, …), more than a third. Nothing was deleted; "
-                "what was added or changed is kept. If it is meant, say so with --allow-removal (allow_removal=True)."
-            )
+        if not allow_removal:
+            require_few(gone, before, self._collection.name)
         members = self._ledger.documents.members(self._collection.generation_id, [one.document_key for one in gone])
         revisions = [removal(record, [one.chunk_key for one in members[record.document_key]]) for record in gone]
         kept: set[int] = set()
@@ -403,20 +328,13 @@ class Sync:
             )
         return self._sources[tenant]
 
-    def _see(self, document_key: int) -> None:
-        byte = document_key >> 3
-        if byte >= len(self._seen):
-            self._seen.extend(bytes(byte + 1024 - len(self._seen)))
-        self._seen[byte] |= 1 << (document_key & 7)
-
-    def _was_seen(self, record: DocumentRecord) -> bool:
-        byte = record.document_key >> 3
-        return byte < len(self._seen) and bool(self._seen[byte] & (1 << (record.document_key & 7)))
-
     def _fail(self, document_id: str, error: str) -> None:
         self._report.failures.append(Failure(str(document_id), error))
         self._report.documents_failed += 1
-        self._kept_ids.add(document_id)
+        self._spared.ids.add(document_id)
+
+    def _give_up(self, document_id: str) -> None:
+        self._fail(document_id, "Other writers kept changing this document. Sync it again.")
 
     def _conflict(self, record: DocumentRecord) -> SourceConflict:
         return SourceConflict(
@@ -448,22 +366,6 @@ class _KnownDigests:
         return self._documents.source_digest(self._collection_id, self._tenant, document_id)
 
 
-def removal(record: DocumentRecord, chunk_keys: list[int]) -> Revision:
-    """The revision that makes a document vanish."""
-    return Revision(
-        document_id=record.document_id,
-        tenant=record.tenant,
-        document_key=record.document_key,
-        base_revision=record.revision,
-        number=record.next_revision + 1,
-        source_id=record.source_id,
-        digest=None,
-        source_digest=None,
-        removed=chunk_keys,
-        removes_document=True,
-    )
-
-
 def checked_document_id(document_id: object) -> str:
     if not isinstance(document_id, str) or not document_id:
         raise InvalidInput(f"A document_id is a non-empty str, got {document_id!r}. Convert it with str().")
@@ -483,7 +385,7 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         batch.append(item)
         if isinstance(item, Document):
             chunks += len(item.chunks)
-        full = len(batch) >= _DOCUMENTS_PER_BATCH or chunks >= _CHUNKS_PER_WRITE
+        full = len(batch) >= _DOCUMENTS_PER_BATCH or chunks >= _CHUNKS_PER_BATCH
         if full or time.monotonic() - began > _SECONDS_PER_BATCH:
             yield batch
             batch, chunks, began = [], 0, time.monotonic()

@@ -7,9 +7,11 @@ Where store and ledger share a database all of it is one transaction. Else: begi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import orjson
 
+from shelflist.core.errors import Transient
 from shelflist.core.log import log
 from shelflist.core.types import Failure, OnFailed, Point, SyncReport, Vector, Wait
 from shelflist.generation import Generation
@@ -22,6 +24,27 @@ from shelflist.ledger.revisions import NewChunk, Revision
 
 GRACE_SECONDS = 60.0
 _PURGE_BATCH = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Documents that can be written, and the vectors, by text hash, of their chunks that brought none."""
+
+    documents: list[PlannedDocument]
+    vectors: dict[bytes, Vector]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Documents that were switched to, and those that somebody else had changed meanwhile; how many points were purged."""
+
+    won: list[PlannedDocument]
+    lost: list[PlannedDocument]
+    purged: int
+
+    def count(self, report: SyncReport) -> None:
+        count_changes(self.won, report)
+        report.purged += self.purged
 
 
 class Writer:
@@ -49,15 +72,45 @@ class Writer:
 
         With `wait="stored"` on a store that shows writes late, that is found out after the return: `overtaken` is called.
         """
-        vectors = self._vectors.fill(planned, report)
-        accepted = self._accepted(planned, report, on_failed)
-        if not accepted:
+        ready = self.ready(planned, report, on_failed)
+        if not ready.documents:
             return []
-        return (
-            self._together(accepted, vectors, report)
-            if self.together
-            else self._apart(accepted, vectors, report, wait, overtaken)
-        )
+        if not self.together:
+            return self._apart(ready.documents, ready.vectors, report, wait, overtaken)
+        written = self.write_together(ready)
+        written.count(report)
+        return written.lost
+
+    def ready(self, planned: Sequence[PlannedDocument], report: SyncReport, on_failed: OnFailed) -> Ready:
+        """Embed, and leave out documents with a chunk that could not be embedded, unless they are switched without it."""
+        vectors = self._vectors.fill(planned, report)
+        return Ready(self._accepted(planned, report, on_failed), vectors)
+
+    def write_together(self, ready: Ready) -> Written:
+        """Points, states and switch in one transaction, where store and ledger share a database. Any thread may do this."""
+        generation = self._collection.generation_id
+        for one in ready.documents:  # the store's rows are the only copy: hashes let `verify` tell a changed vector
+            for chunk in one.revision.new:
+                chunk.vector_hash = chunk.embedding_hash or self._vector_hash(one, chunk, ready.vectors)
+        with self._ledger.database.write():
+            conflicts = self._ledger.revisions.begin(
+                self._collection.collection_id,
+                generation,
+                [one.revision for one in ready.documents],
+                durable=False,
+            )
+            lost = {id(one) for one in conflicts}
+            won = [one for one in ready.documents if id(one.revision) not in lost]
+            points = [point for one in won for point in self.points(one, ready.vectors)]
+            self._store.upsert(self._spec, points)
+            removed = [key for one in won for key in one.revision.removed]
+            if removed:
+                self._store.set_stale(self._spec, self._point_ids(removed))
+            self._ledger.revisions.switch(generation, [one.revision for one in won], grace=self._grace, durable=False)
+            # In this transaction, while its pages are at hand.
+            purged = self.purge() if not self._grace else 0
+            self._vectors.settle(list(ready.vectors))
+        return Written(won, [one for one in ready.documents if id(one.revision) in lost], purged)
 
     def remove(self, revisions: Sequence[Revision]) -> list[Revision]:
         """Switch documents to nothing; returns those that somebody else changed meanwhile."""
@@ -67,9 +120,19 @@ class Writer:
             gone = self._point_ids([key for one in revisions if one not in losers for key in one.removed])
             if self.together:
                 self._store.set_stale(self._spec, gone)
-        if gone and not self.together:
-            self._store.set_stale(self._spec, gone)
+        if not self.together:
+            self.hide(gone)
         return losers
+
+    def hide(self, point_ids: Sequence[bytes]) -> None:
+        """Spare searches these candidates. The ledger keeps them out all the same, so a store that is away is no failure."""
+        if point_ids:
+            try:
+                self._store.set_stale(self._spec, point_ids)
+            except Exception as error:
+                if not isinstance(error, Transient):
+                    raise
+                log.warning("%s What was replaced is not marked stale there; no search shows it.", error)
 
     def build(self) -> None:
         """Wait for the index that the store has still to build."""
@@ -135,20 +198,14 @@ class Writer:
 
     def points(self, planned: PlannedDocument, vectors: dict[bytes, Vector]) -> list[Point]:
         revision = planned.revision
+        tenant = revision.tenant or None
         rows = []
         for chunk in revision.new:
             vector = self._vector(planned, chunk, vectors)
             if chunk.error is None and vector is not None:
+                metadata = orjson.loads(chunk.metadata) if chunk.stored is None else chunk.stored
                 rows.append(
-                    Point(
-                        point_id=chunk.point_id,
-                        chunk_id=chunk.chunk_id,
-                        document_id=revision.document_id,
-                        tenant_id=revision.tenant or None,
-                        content=chunk.content,
-                        metadata=orjson.loads(chunk.metadata) if chunk.stored is None else chunk.stored,
-                        vector=vector,
-                    )
+                    Point(chunk.point_id, chunk.chunk_id, revision.document_id, tenant, chunk.content, metadata, vector)
                 )
         return rows
 
@@ -168,35 +225,6 @@ class Writer:
                 continue
             accepted.append(one)
         return accepted
-
-    def _together(
-        self, planned: Sequence[PlannedDocument], vectors: dict[bytes, Vector], report: SyncReport
-    ) -> list[PlannedDocument]:
-        generation = self._collection.generation_id
-        revisions = [one.revision for one in planned]
-        for one in planned:  # the store's rows are the only copy: their hashes let `verify` tell a changed vector
-            for chunk in one.revision.new:
-                vector = self._vector(one, chunk, vectors)
-                chunk.vector_hash = chunk.embedding_hash or (None if vector is None else hash_of(vector_bytes(vector)))
-        with self._ledger.database.write():
-            conflicts = self._ledger.revisions.begin(
-                self._collection.collection_id, generation, revisions, durable=False
-            )
-            lost = {id(one) for one in conflicts}
-            winners = [one for one in planned if id(one.revision) not in lost]
-            points = [point for one in winners for point in self.points(one, vectors)]
-            self._store.upsert(self._spec, points)
-            removed = [key for one in winners for key in one.revision.removed]
-            if removed:
-                self._store.set_stale(self._spec, self._point_ids(removed))
-            self._ledger.revisions.switch(
-                generation, [one.revision for one in winners], grace=self._grace, durable=False
-            )
-            if not self._grace:  # in this transaction, while its pages are at hand
-                report.purged += self.purge()
-            self._vectors.settle(list(vectors))
-        count_changes(winners, report)
-        return [one for one in planned if id(one.revision) in lost]
 
     def _apart(
         self,
@@ -257,9 +285,7 @@ class Writer:
             self._collection.generation_id, revisions, grace=self._grace, durable=True
         )
         lost = {id(one) for one in losers}
-        removed = [key for one in revisions if id(one) not in lost for key in one.removed]
-        if removed:
-            self._store.set_stale(self._spec, self._point_ids(removed))
+        self.hide(self._point_ids([key for one in revisions if id(one) not in lost for key in one.removed]))
         return [one for one in planned if id(one.revision) in lost]
 
     def _store_points(self, planned: Sequence[PlannedDocument], vectors: dict[bytes, Vector]) -> dict[bytes, str]:
@@ -276,6 +302,10 @@ class Writer:
         if chunk.embedding_hash is None:
             return vectors.get(chunk.text_hash)
         return planned.given.get(chunk.point_id)
+
+    def _vector_hash(self, planned: PlannedDocument, chunk: NewChunk, vectors: dict[bytes, Vector]) -> bytes | None:
+        vector = self._vector(planned, chunk, vectors)
+        return None if vector is None else hash_of(vector_bytes(vector))
 
     def _point_ids(self, chunk_keys: Sequence[int]) -> list[bytes]:
         return self._ledger.revisions.point_ids(chunk_keys)

@@ -47,6 +47,8 @@ class Revisions:
             self._require_collection(tx, collection_id)
             good, conflicts = self._split(tx, collection_id, generation_id, revisions, now)
             chunks, states = [], []
+            begun, failed = str(IndexStatus.PENDING if durable else IndexStatus.INDEXED), str(IndexStatus.FAILED)
+            acknowledged = int(not durable)
             keys = self._sql.new_keys(tx, "chunk", sum(len(revision.new) for revision in good))
             for revision in good:
                 for chunk in revision.new:
@@ -69,10 +71,9 @@ class Revisions:
                             chunk.content,
                         )
                     )
-                    status = IndexStatus.PENDING if durable else _final(chunk)
-                    acknowledged, vector_hash = int(not durable), chunk.vector_hash
-                    state = (str(status), acknowledged, vector_hash, chunk.attempts, chunk.error)
-                    states.append((generation_id, chunk.chunk_key, *state))
+                    status = failed if chunk.error and not durable else begun
+                    state = (chunk.chunk_key, status, acknowledged, chunk.vector_hash, chunk.attempts, chunk.error)
+                    states.append((generation_id, *state))
             tx.insert("sl_chunks", chunks)
             tx.insert(
                 "sl_states (generation_id, chunk_key, index_status, acknowledged, vector_hash, attempts, error)", states
@@ -434,7 +435,3 @@ class Revisions:
             "chunk_key",
             chunk_keys,
         )
-
-
-def _final(chunk: NewChunk) -> IndexStatus:
-    return IndexStatus.FAILED if chunk.error else IndexStatus.INDEXED

@@ -2,35 +2,26 @@
 
 Tables of a generation NAME:  NAME (points with one typed, indexed column `f_FIELD` a declared field),
 NAME_vectors (float32 blobs, apart so that filters read small rows), NAME_lists (members of list fields: what GIN does
-in Postgres), NAME_unlisted (rows that the keyword index still holds). A row number is never used twice.
-
-The keyword index commits before SQLite does. So whoever sees a row also finds its words, and a crash in between leaves
-words without a row, which no search returns and the next write removes.
+in Postgres), NAME_unlisted (deleted rows that the keyword index still holds). A row number is never used twice.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import orjson
 
 from shelflist.config import StoreUrl
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import CacheDamaged, StoreError, StoreFull, StoreReadOnly, TenantRequired
+from shelflist.core.errors import StoreError, StoreReadOnly, TenantRequired
 from shelflist.core.fields import Fields, FieldType
 from shelflist.core.filters.nodes import Operator
-from shelflist.core.log import log
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import (
     Candidate,
@@ -44,13 +35,12 @@ from shelflist.core.types import (
 )
 from shelflist.database import SqliteDatabase, SqliteTransaction
 from shelflist.engine.exact import nearest, prepared
-from shelflist.engine.keywords import KeywordIndex, KeywordIndexDamaged, KeywordRow
+from shelflist.engine.keywords import KeywordRow
+from shelflist.stores._embedded_keywords import EmbeddedKeywords
 from shelflist.stores._row_cache import RowCache
 from shelflist.stores._sql import compile_sql, field_column
 from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
 
-_UNLISTED_GRACE = 60.0
-"""Seconds for which the keyword index keeps deleted rows: longer than a query that began before the delete."""
 _SQL_TYPES = {
     FieldType.STR: "TEXT",
     FieldType.INT: "INTEGER",
@@ -60,21 +50,6 @@ _SQL_TYPES = {
     FieldType.LIST: "INTEGER",
 }
 _IDS_PER_STATEMENT = 500
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """A write of the keyword index under way: where, which deleted rows it drops, and how to wait for it."""
-
-    place: str
-    due: list[int]
-    written: Callable[[], tuple[int, KeywordIndex]]
-
-    def abandon(self) -> None:
-        """Wait, and forget what was written: its rows were not, so the next write drops it."""
-        with suppress(Exception):
-            self.written()
 
 
 class EmbeddedStore:
@@ -105,9 +80,9 @@ class EmbeddedStore:
                 f"The index directory {path} cannot be made ({error.strerror}). Choose a directory that you may write."
             ) from error
         self._database = SqliteDatabase(path / "shelflist.db", busy_timeout=busy_timeout)
+        self._keywords = EmbeddedKeywords(path / "keywords")
         self._own_lock = threading.RLock()
         self._rows: dict[str, RowCache] = {}
-        self._keywords: dict[str, tuple[str, int, KeywordIndex]] = {}
         self._pid = os.getpid()
 
     @classmethod
@@ -150,12 +125,7 @@ class EmbeddedStore:
             tx.execute(f"CREATE TABLE {name}_unlisted (row INTEGER PRIMARY KEY, since REAL NOT NULL)")
             for field, kind in spec.fields.items():
                 _add_column(tx, name, field, kind)
-            place = f"{name}.1"
-            try:
-                index = KeywordIndex(self.path / "keywords" / place, create=True)
-                stamp = index.write([])
-            except (OSError, KeywordIndexDamaged) as error:
-                raise self._unwritten(error) from error
+            place, stamp = self._keywords.create(name)
             tx.execute(
                 "INSERT INTO store_generations VALUES (?, 0, 0, ?, ?, ?, ?)",
                 (name, place, stamp, spec.dimensions, spec.metric),
@@ -173,9 +143,7 @@ class EmbeddedStore:
             tx.execute("DELETE FROM store_generations WHERE name = ?", (name,))
         with self._lock:
             self._rows.pop(name, None)
-            self._keywords.pop(name, None)
-        for place in (self.path / "keywords").glob(f"{name}.*"):
-            shutil.rmtree(place, ignore_errors=True)
+        self._keywords.drop(name)
 
     def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
         vectors = checked_vectors(spec, points)
@@ -184,7 +152,7 @@ class EmbeddedStore:
             (last_row,) = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (name,)).fetchone()
             present = {row[0] for row in _by_ids(tx, f"SELECT point_id FROM {name}", [p.point_id for p in points])}
             rows: list[tuple[Any, ...]] = []
-            blobs: list[tuple[int, bytes]] = []
+            blobs: list[tuple[int, bytearray]] = []
             members: list[tuple[str, str, int]] = []
             words: list[KeywordRow] = []
             row = last_row
@@ -208,17 +176,17 @@ class EmbeddedStore:
                         point.chunk_id,
                         point.document_id,
                         point.tenant_id,
-                        str(point.index_status),
+                        str.__str__(point.index_status),
                         point.content,
                         orjson.dumps(point.metadata).decode(),
                         *columns,
                     )
                 )
-                blobs.append((row, vector.tobytes()))
+                blobs.append((row, bytearray(vector)))
                 words.append(KeywordRow(row, point.content, point.tenant_id))
             if rows:
                 fields = "".join(f", {field_column(field)}" for field in spec.fields)
-                listing = self._list_keywords(tx, name, words, above=last_row)
+                listing = self._keywords.begin(tx, name, words, above=last_row)
                 try:
                     tx.insert(
                         f"{name} (row, point_id, chunk_id, document_id, tenant_id, index_status, content, "
@@ -230,7 +198,7 @@ class EmbeddedStore:
                 except BaseException:
                     listing.abandon()
                     raise
-                self._settle_keywords(tx, name, listing)
+                self._keywords.settle(tx, name, listing)
                 tx.execute(
                     "UPDATE store_generations SET last_row = ?, sequence = sequence + 1 WHERE name = ?", (row, name)
                 )
@@ -291,7 +259,7 @@ class EmbeddedStore:
         query = prepared(checked_vector(spec, vector), spec.metric)
         with self._database.read() as tx:
             cache = self._row_cache(tx, spec)
-            sequence = self._generation(tx, spec.name)[0]
+            sequence = self._sequence(tx, spec.name)
             rows = self._matching(tx, spec, scope, cache, sequence)
             found = cache.distances(tx, rows, query)
             best = nearest(found, limit)
@@ -303,10 +271,8 @@ class EmbeddedStore:
 
     def keyword_search(self, spec: GenerationSpec, text: str, *, limit: int, scope: Scope) -> Candidates:
         with self._database.read() as tx:
-            sequence, place, stamp = self._generation(tx, spec.name)
-            rows = self._matching(tx, spec, scope, self._row_cache(tx, spec), sequence)
-            try:
-                index = self._keyword_index(spec.name, place, stamp)
+            rows = self._matching(tx, spec, scope, self._row_cache(tx, spec), self._sequence(tx, spec.name))
+            with self._keywords.reading(tx, spec.name) as index:
                 asked = max(2 * limit, 64)
                 while True:
                     hits = index.search(text, asked, scope.tenant)
@@ -314,10 +280,6 @@ class EmbeddedStore:
                     if hits.exhausted or np.count_nonzero(allowed) > limit:
                         break
                     asked *= 4
-            except KeywordIndexDamaged as error:
-                raise self._damaged(error) from error
-            except OSError as error:
-                raise StoreError(f"The keyword index cannot be read ({error}). Check the permissions there.") from error
             chosen = hits.rows[allowed].tolist()
             ids = _point_ids(tx, spec.name, chosen[:limit])
             scores = hits.scores[allowed].tolist()
@@ -332,7 +294,7 @@ class EmbeddedStore:
 
     def count(self, spec: GenerationSpec, scope: Scope) -> int:
         with self._database.read() as tx:
-            sequence = self._generation(tx, spec.name)[0]
+            sequence = self._sequence(tx, spec.name)
             return len(self._matching(tx, spec, scope, self._row_cache(tx, spec), sequence))
 
     def scan(self, spec: GenerationSpec) -> Iterator[tuple[bytes, str]]:
@@ -390,21 +352,14 @@ class EmbeddedStore:
     def repair(self, spec: GenerationSpec) -> list[str]:
         """Rebuild the keyword index in a new place; readers move to it at their next query."""
         with self._database.write() as tx:
-            self._rebuild_keywords(tx, spec.name)
+            self._keywords.rebuild(tx, spec.name)
         return [f"keyword index rebuilt from {self.stats(spec)['points']} rows"]
 
     def stats(self, spec: GenerationSpec) -> Mapping[str, Any]:
         with self._database.read() as tx:
             (points,) = tx.execute(f"SELECT count(*) FROM {spec.name}").fetchone()
-            (unlisted,) = tx.execute(f"SELECT count(*) FROM {spec.name}_unlisted").fetchone()
             (last_row,) = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (spec.name,)).fetchone()
-            _, place, stamp = self._generation(tx, spec.name)
-            try:
-                index = self._keyword_index(spec.name, place, stamp)
-                index.check()
-                keyword_rows: int | None = index.rows_up_to(last_row) - unlisted
-            except (KeywordIndexDamaged, OSError):
-                keyword_rows = None
+            keyword_rows = self._keywords.rows(tx, spec.name, last_row)
             size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         return {"points": points, "keyword_rows": keyword_rows, "bytes": size}
 
@@ -427,17 +382,15 @@ class EmbeddedStore:
     def close(self) -> None:
         with self._lock:
             self._rows.clear()
-            self._keywords.clear()
+        self._keywords.close()
         self._database.close()
 
-    def _generation(self, tx: Transaction, name: str) -> tuple[int, str, int]:
-        """Sequence, place of the keyword index, stamp of its last commit: as this transaction sees them."""
-        found = tx.execute(
-            "SELECT sequence, keywords, keyword_stamp FROM store_generations WHERE name = ?", (name,)
-        ).fetchone()
+    def _sequence(self, tx: Transaction, name: str) -> int:
+        """How many writes this transaction sees."""
+        found = tx.execute("SELECT sequence FROM store_generations WHERE name = ?", (name,)).fetchone()
         if found is None:
             raise StoreError(f"{name} is not in {self.path}: somebody has dropped it, or the directory is another one.")
-        return found[0], found[1], found[2]
+        return int(found[0])
 
     def _row_cache(self, tx: SqliteTransaction, spec: GenerationSpec) -> RowCache:
         if tx.writable:  # what a transaction reads of its own writes is gone if it rolls back: remember none of it
@@ -447,11 +400,10 @@ class EmbeddedStore:
 
     @property
     def _lock(self) -> threading.RLock:
-        # Locks and mapped files of a parent process are not ours: another of its threads may have held them at the fork.
+        # A lock of a parent process is not ours: another of its threads may have held it at the fork.
         if self._pid != os.getpid():
             self._own_lock = threading.RLock()
-            self._abandoned = (self._rows, self._keywords)
-            self._rows, self._keywords = {}, {}
+            self._rows = {}
             self._pid = os.getpid()
         return self._own_lock
 
@@ -475,91 +427,6 @@ class EmbeddedStore:
             conditions.append(f"({condition})")
             parameters += values
         return cache.matching(tx, " AND ".join(conditions), tuple(parameters), sequence)
-
-    def _keyword_index(self, name: str, place: str, stamp: int) -> KeywordIndex:
-        with self._lock:
-            known = self._keywords.get(name)
-            if known is not None and known[0] == place:
-                if known[1] != stamp:
-                    known[2].require(stamp)
-                    known[2].reload()
-                    self._keywords[name] = (place, stamp, known[2])
-                return known[2]
-            index = KeywordIndex(self.path / "keywords" / place)
-            index.require(stamp)
-            self._keywords[name] = (place, stamp, index)
-            return index
-
-    def _list_keywords(self, tx: Transaction, name: str, words: Sequence[KeywordRow], above: int) -> _Listing:
-        """Begin to write the keyword index, in a thread: both it and SQLite work outside the interpreter's lock."""
-        _, place, stamp = self._generation(tx, name)
-        query = f"SELECT row FROM {name}_unlisted WHERE since < ?"
-        due = [row for (row,) in tx.execute(query, (time.time() - _UNLISTED_GRACE,))]
-
-        def write() -> tuple[int, KeywordIndex]:
-            index = self._keyword_index(name, place, stamp)
-            return index.write(words, deleted=due, expected=stamp, above=above), index
-
-        return _Listing(place, due, background(write))
-
-    def _settle_keywords(self, tx: Transaction, name: str, listing: _Listing) -> None:
-        try:
-            stamp, index = listing.written()
-        except KeywordIndexDamaged as error:
-            log.warning("%s Rebuilding it from the rows.", self._damaged(error))
-            self._rebuild_keywords(tx, name)
-            return
-        except OSError as error:
-            raise self._unwritten(error) from error
-        with self._lock:
-            self._keywords[name] = (listing.place, stamp, index)
-        tx.execute("UPDATE store_generations SET keyword_stamp = ? WHERE name = ?", (stamp, name))
-        tx.executemany(f"DELETE FROM {name}_unlisted WHERE row = ?", ((row,) for row in listing.due))
-
-    def _rebuild_keywords(self, tx: Transaction, name: str) -> None:
-        """A fresh keyword index of the rows as this transaction sees them, beside the old one."""
-        _, place, _ = self._generation(tx, name)
-        number = int(place.rsplit(".", 1)[1])
-        place = f"{name}.{number + 1}"
-        # The old index stays until the next rebuild: a reader of the snapshot before this one may be opening it.
-        shutil.rmtree(self.path / "keywords" / f"{name}.{number - 1}", ignore_errors=True)
-        rows = [
-            KeywordRow(row, content, tenant)
-            for row, content, tenant in tx.execute(f"SELECT row, content, tenant_id FROM {name} ORDER BY row")
-        ]
-        try:
-            index = KeywordIndex(self.path / "keywords" / place, create=True)
-            stamp = index.write(rows)
-        except (OSError, KeywordIndexDamaged) as error:
-            raise self._unwritten(error) from error
-        tx.execute(
-            "UPDATE store_generations SET keywords = ?, keyword_stamp = ?, sequence = sequence + 1 WHERE name = ?",
-            (place, stamp, name),
-        )
-        tx.execute(f"DELETE FROM {name}_unlisted")
-        with self._lock:
-            self._keywords[name] = (place, stamp, index)
-
-    def _unwritten(self, error: OSError | KeywordIndexDamaged) -> StoreError:
-        """Why a keyword index could not be written."""
-        place = self.path / "keywords"
-        number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            return StoreFull(
-                f"No space is left to write the keyword index in {place} ({error}). Everything acknowledged before "
-                "is kept. Free some space and run the same command again."
-            )
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return StoreReadOnly(
-                f"The keyword index in {place} cannot be written ({error}). Search with mode='dense' (--mode dense) until "
-                "somebody who may write there has run: shelflist repair"
-            )
-        return StoreError(
-            f"The keyword index in {place} cannot be written ({error}). Check the disk, then run this again."
-        )
-
-    def _damaged(self, error: KeywordIndexDamaged) -> CacheDamaged:
-        return CacheDamaged(f"The keyword index is damaged ({str(error)[:200]}).")
 
 
 def _add_column(tx: Transaction, name: str, field: str, kind: FieldType) -> None:
@@ -586,23 +453,3 @@ def _point_ids(tx: Transaction, name: str, rows: Sequence[int]) -> dict[int, byt
         part = rows[start : start + _IDS_PER_STATEMENT]
         ids.update(tx.execute(f"SELECT row, point_id FROM {name} WHERE row IN ({', '.join('?' * len(part))})", part))
     return ids
-
-
-def background(work: Callable[[], _Result]) -> Callable[[], _Result]:
-    """Start `work` in a thread; the returned function waits for it and gives its result or raises its error."""
-    future: Future[_Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    thread = threading.Thread(target=run, name="shelflist-keywords")
-    thread.start()
-
-    def wait() -> _Result:
-        thread.join()
-        return future.result()
-
-    return wait

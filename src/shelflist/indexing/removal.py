@@ -1,0 +1,49 @@
+"""Removal of what is missing from a completed pass: what it covers, and when it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from shelflist.core.errors import RemovalRefused
+from shelflist.ledger.documents import DocumentRecord
+from shelflist.ledger.revisions import Revision
+
+_REMOVAL_SHARE = 1 / 3
+
+
+@dataclass(slots=True)
+class Spared:
+    """Documents that a pass met and could not read or accept: they are not missing."""
+
+    ids: set[str] = field(default_factory=set)
+    prefixes: list[str] = field(default_factory=list)
+
+    def __contains__(self, document_id: str) -> bool:
+        return document_id in self.ids or any(document_id.startswith(prefix) for prefix in self.prefixes)
+
+
+def require_few(gone: Sequence[DocumentRecord], before: int, collection: str) -> None:
+    """RemovalRefused if these are more than a third of the `before` documents that were there."""
+    if len(gone) > before * _REMOVAL_SHARE:
+        raise RemovalRefused(
+            f"This pass would delete {len(gone)} of {before} documents of {collection!r} "
+            f"({', '.join(record.document_id for record in gone[:3])}, …), more than a third. Nothing was deleted; "
+            "what was added or changed is kept. If it is meant, say so with --allow-removal (allow_removal=True)."
+        )
+
+
+def removal(record: DocumentRecord, chunk_keys: list[int]) -> Revision:
+    """The revision that makes a document vanish."""
+    return Revision(
+        document_id=record.document_id,
+        tenant=record.tenant,
+        document_key=record.document_key,
+        base_revision=record.revision,
+        number=record.next_revision + 1,
+        source_id=record.source_id,
+        digest=None,
+        source_digest=None,
+        removed=chunk_keys,
+        removes_document=True,
+    )
