@@ -42,7 +42,8 @@ from shelflist.indexing.identity import label_bytes
 from shelflist.indexing.maintenance import Maintenance
 from shelflist.indexing.plan import usable_vector
 from shelflist.indexing.protocol import Source
-from shelflist.indexing.sync import Sync, checked_document_id, removal
+from shelflist.indexing.removal import removal
+from shelflist.indexing.sync import Sync, checked_document_id
 from shelflist.ledger.documents import DocumentRecord
 from shelflist.opening import UNSET, Opened, Unset, Wanted, collection_names, open_parts
 from shelflist.searching.fusion import Fusion
@@ -217,7 +218,7 @@ class Collection:
             if parts.writer.together:
                 parts.store.set_stale(parts.spec, [point for _, point in marked])
         if not parts.writer.together:
-            parts.store.set_stale(parts.spec, [point for _, point in marked])
+            parts.writer.hide([point for _, point in marked])
         parts.ledger.catalog.log(parts.record.collection_id, "marked", document_id, {"chunks": len(marked)})
         return len(marked)
 
@@ -613,18 +614,24 @@ def open(
     ledger: str | None = None,
     target_recall: float | None = None,
     create: bool = True,
+    emptied: bool = False,
     busy_timeout: float = 30.0,
 ) -> Collection:
     """Open a collection, or make it (unless `create` is False: then CollectionNotFound).
 
-    `url`: `file:DIRECTORY` or `memory:`. Options that are left out are what is stored or, for a new collection,
+    `url`: `file:DIRECTORY`, `memory:` or a server (`pgvector://`, `qdrant://`, `weaviate://`, `chroma://`, `milvus://`).
+    Options that are left out are what is stored or, for a new collection,
     `embedder="static"`, no fields, the best index of the store, `tenancy="none"`, `metric="cosine"`,
     `target_recall=0.95`. An option that differs from what is stored raises CollectionMismatch, naming every difference.
     `embedder=None` takes given vectors and needs `fingerprint` (the name of their space) and `dimensions`.
-    `ledger`: `sqlite:FILE` or `postgresql://HOST/DATABASE`, where it is not to share the store's database. `busy_timeout`: seconds to wait for another writer.
+    `ledger`: `sqlite:FILE` or `postgresql://HOST/DATABASE`, where it is not to share the store's database. `emptied=True`
+    accepts a store that has lost the whole collection, for `repair` to fill it again: without, MarkerMismatch is raised.
+    `busy_timeout`: seconds to wait for another writer.
     """
     wanted = Wanted(embedder, fields, index, tenancy, metric, fingerprint, dimensions, target_recall)
-    return Collection(open_parts(url, collection, wanted, ledger=ledger, create=create, busy_timeout=busy_timeout))
+    return Collection(
+        open_parts(url, collection, wanted, ledger=ledger, create=create, busy_timeout=busy_timeout, emptied=emptied)
+    )
 
 
 def collections(url: str, ledger: str | None = None) -> list[str]:

@@ -165,6 +165,7 @@ def open_parts(
     create: bool,
     busy_timeout: float,
     load_embedder: bool = True,
+    emptied: bool = False,
 ) -> Opened:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"A collection's name is a non-empty str, got {name!r}.")
@@ -182,6 +183,9 @@ def open_parts(
         record = opened.catalog.find(name)
         if record is None and not create:
             raise CollectionNotFound(_not_found(name, place, opened.catalog.names()))
+        if emptied and record is not None and store.read_marker(name) is None:
+            store.create(generation_spec(record))
+            store.write_marker(name, opened.ledger_id)
         check_marker(store, opened, place, name, known=record is not None)
         embedder = _embedder(wanted, record) if load_embedder else None
         if record is None:
@@ -279,7 +283,7 @@ def check_marker(store: Store, ledger: Ledger, place: StoreUrl, name: str, *, kn
         )
     raise MarkerMismatch(
         f"The ledger knows the collection {name!r}, and the store {place} has nothing of it: it is another store, or was "
-        "emptied. Check the URL; or drop the collection (shelflist drop) and sync again."
+        "emptied. Check the URL. If it was emptied, fill it again from the ledger: shelflist repair --emptied"
     )
 
 

@@ -548,3 +548,38 @@ def test_a_file_that_is_no_database_is_named(alone: Place) -> None:
         alone.open()
     with pytest.raises(sqlite3.DatabaseError):
         alone.sql("SELECT 1 FROM sl_meta")
+
+
+def test_an_emptied_store_is_refused_and_filled_again_on_demand(place: Place) -> None:
+    if not place.outlives or place.directory is not None and not place.apart:
+        return
+    docs = place.open()
+    docs.sync_all(documents(5))
+    place.embedder.take()
+    name = docs._parts.spec.name
+    docs._parts.store.drop(name)
+    docs._parts.store.write_marker("docs", None)
+    with pytest.raises(MarkerMismatch, match="repair --emptied"):
+        place.open()
+    again = place.open(emptied=True)
+    assert not again.verify()["ok"]
+    again.repair()
+    assert again.verify()["ok"] and again.count() == docs.count()
+    assert place.embedder.take() == []
+
+
+def test_a_store_that_is_away_after_the_switch_fails_no_sync(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is replaced is out of every answer by the ledger's check; the stale mark only spares candidates."""
+    if not place.apart:
+        return
+    docs = place.open()
+    docs.sync("p", chunks("old"))
+
+    def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(docs._parts.store, "set_stale", away)
+    assert docs.sync("p", chunks("new")).added == 1
+    assert contents(docs.search("old new")) == ["new"]
+    assert docs.delete("p") == 1
+    assert not docs.search("new")

@@ -41,6 +41,7 @@ def _print(found: dict[str, object]) -> None:
     for key, meaning in (
         ("missing", "in the ledger, not in the store"),
         ("ghosts", "in the store, unknown to the ledger"),
+        ("hidden", "hidden in the store, though the ledger shows them"),
         ("vectors_different", "with another vector than was embedded"),
     ):
         ids = found.get(key)
@@ -62,17 +63,19 @@ def _print(found: dict[str, object]) -> None:
 
 
 @click.command("repair", short_help="Put right what verify finds.")
+@click.option("--emptied", is_flag=True, help="The store has lost the whole collection: fill it again from the ledger.")
 @collection_options
-def repair_command(invocation: Invocation) -> None:
+def repair_command(invocation: Invocation, emptied: bool) -> None:
     """Restore what `verify` misses from the ledger, delete what must not be there, rebuild damaged caches.
 
-    Neither the sources nor, as far as vectors are cached, the embedder are asked again.
+    Neither the sources nor, as far as vectors are cached, the embedder are asked again. A store that has nothing of the
+    collection may be another one than is meant: it is filled only with --emptied.
 
     \b
     Example:
       shelflist repair
     """
-    with invocation.collection() as collection:
+    with invocation.collection(emptied=emptied) as collection:
         done = collection.repair()
         name = collection.name
     if invocation.as_json:

@@ -250,7 +250,7 @@ def drop_command(invocation: Invocation, yes: bool) -> None:
     Example:
       shelflist drop --collection docs --yes
     """
-    with invocation.collection(compare=False) as collection:
+    with invocation.collection(compare=False, emptied=True) as collection:
         documents = collection.status()["documents"]
         place = f"the collection {collection.name!r} at {redact(invocation.settings.url or '')}"
         if not yes:

@@ -31,10 +31,10 @@ class Invocation:
         return Settings.resolve(self.flags)
 
     @contextmanager
-    def collection(self, *, compare: bool = True) -> Iterator[Collection]:
+    def collection(self, *, compare: bool = True, emptied: bool = False) -> Iterator[Collection]:
         """The existing collection that the settings name. CollectionNotFound names the command that creates it.
 
-        `compare`: warn if the shelflist.toml in use declares other fields.
+        `compare`: warn if the shelflist.toml in use declares other fields. `emptied`: see `shelflist.open`.
         """
         import shelflist
 
@@ -44,7 +44,9 @@ class Invocation:
         if settings.embedder is not None and settings.embedder != "none":
             options["embedder"] = settings.embedder
         try:
-            opened = shelflist.open(url, settings.collection, ledger=settings.ledger, create=False, **options)
+            opened = shelflist.open(
+                url, settings.collection, ledger=settings.ledger, create=False, emptied=emptied, **options
+            )
         except CollectionNotFound as error:
             raise CollectionNotFound(self._how_to_create(error)) from error
         with opened as collection:

@@ -19,7 +19,8 @@ class Capabilities:
     point comes back with its text and all its metadata, or with the declared fields only. `vectors`: whether they come back as written or, under cosine, with length 1. `quantization`: what `quantization=` of
     an index may say. `hybrid`: whether `fusion="native"` works. `versions`: the servers it is made for, oldest to newest.
     `unsupported_on`: operators of `filter_operators` that it lacks on fields of one type. `joins_live`: whether its vector
-    search takes the ledger's check into its own statement, where both share a database.
+    search takes the ledger's check into its own statement, where both share a database. `upkeep`: whether `Store.repair`
+    mends what no count shows (an invalid index, a place that was set read-only), so that every repair calls it.
     """
 
     store: str
@@ -42,6 +43,7 @@ class Capabilities:
     versions: str = ""
     unsupported_on: frozenset[tuple[Operator, FieldType]] = frozenset()
     joins_live: bool = False
+    upkeep: bool = False
 
     def require_index(self, index: IndexSpec | None, metric: Metric, dimensions: int) -> None:
         """Raise UnsupportedIndex unless the store can build this index."""

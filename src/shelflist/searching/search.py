@@ -150,8 +150,8 @@ class Searcher:
             if waiting == self._ledger.documents.unserved(
                 self._collection.generation_id
             ) and stored == self._store.count(self._spec, scope):
-                break
-        return stored - hidden
+                return stored - hidden
+        raise self._unsettled()
 
     def _ranks(self, text: str, vector: Vector | None, scope: Scope) -> Ranks:
         total = max(1, self._store.count(self._spec, scope))
@@ -207,7 +207,10 @@ class Searcher:
                 has_moved = self._ledger.documents.moved(self._collection.generation_id, asked, passed, self._since)
             if not has_moved:
                 return answer
-        raise SearchUnsettled(
+        raise self._unsettled()
+
+    def _unsettled(self) -> SearchUnsettled:
+        return SearchUnsettled(
             f"Documents of {self._collection.name!r} kept changing while {_TRIES} tries of this search looked at them. "
             "Search again."
         )
@@ -295,7 +298,10 @@ class Searcher:
         return Hits(hits, plan=plan, exact=dense.exact and keyword.exact, refused=refused), order
 
     def _native(self, text: str, vector: Vector, scope: Scope, request: Request, wanted: int) -> tuple[Hits, bool]:
-        """Fused by the store itself, with its scores; the ledger checks what comes as on any leg."""
+        """Fused by the store itself, with its scores; the ledger checks what comes as on any leg.
+
+        Where its fusion has fewer than match, as one over two short lists may, ours answers in its place, and says so.
+        """
         leg = self._leg(
             lambda limit: self._store.hybrid_search(
                 self._spec, text, vector, limit=limit, scope=scope, params=request.params
@@ -303,6 +309,12 @@ class Searcher:
             scope,
             wanted,
         )
+        if len(leg.ids) < wanted and len(leg.ids) < self._store.count(self._spec, scope) - leg.refused:
+            hits_of_ours, _ = self._hybrid(text, vector, scope, replace(request, fusion="convex"), wanted)
+            plan = f"{hits_of_ours.plan}, as the store's own fusion came with {len(leg.ids)}"
+            return Hits(hits_of_ours, plan=plan, exact=hits_of_ours.exact, refused=hits_of_ours.refused), len(
+                hits_of_ours
+            ) < wanted
         hits = [self._hit(leg.live[one], leg.values[one], None, Explanation()) for one in leg.ids]
         return Hits(hits, plan=f"hybrid (native): {leg.plan}", exact=leg.exact, refused=leg.refused), len(hits) < wanted
 
@@ -342,7 +354,7 @@ class Searcher:
         matches: Callable[[LiveChunk], bool] | None = None,
     ) -> _Leg:
         """Ask for more until enough candidates pass the ledger's check and `matches`, or none are left."""
-        limit = wanted
+        limit, came = wanted, -1
         while True:
             found = ask(limit)
             ids = [item.point_id for item in found.items]
@@ -357,8 +369,9 @@ class Searcher:
                 self._checks.append(has_moved)
             refused = len(ids) - len(live)
             passed = [one for one in ids if one in live and (matches is None or matches(live[one]))]
-            if len(passed) >= wanted or found.exhausted:
+            if len(passed) >= wanted or found.exhausted or len(ids) <= came:  # or asking for more brought no more
                 break
+            came = len(ids)
             limit = limit * 2 + len(ids) - len(passed)
         self._asked.update(ids)
         self._passed.update(passed)

@@ -178,7 +178,7 @@ def test_a_collection_of_another_shape(store: MilvusStore, spec: GenerationSpec)
 
 
 def test_a_collection_that_is_gone(store: MilvusStore, spec: GenerationSpec) -> None:
-    with opened(f"milvus://{store._link.address.removeprefix('milvus://')}") as other:
+    with opened(store._link.address) as other:
         other.drop(spec.name)
     with pytest.raises(StoreMismatch, match=spec.name):
         store.count(spec, Scope())
@@ -394,6 +394,20 @@ def test_more_than_one_search_returns(store: MilvusStore) -> None:
     values = [item.value for item in found.items]
     assert len(values) == 16_500 and found.exact and not found.exhausted and values == sorted(values)
     store.drop(spec.name)
+
+
+def test_replicas_that_are_behind(store: MilvusStore, spec: GenerationSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine alone can hold one replica only; with more of them, flush waits for those that did not answer."""
+    monkeypatch.setattr("shelflist.stores.milvus.store._BOUNDED", 2.0)
+    assert len(client_of(store).describe_replica(spec.name)) == 1
+    begun = time.monotonic()
+    store.flush(spec)
+    assert time.monotonic() - begun < 1.5
+    with opened(store._link.address) as other:
+        monkeypatch.setattr(client_of(other), "describe_replica", lambda name, timeout: [None, None])
+        begun = time.monotonic()
+        other.flush(spec)
+        assert time.monotonic() - begun > 2
 
 
 def test_tenants_are_a_partition_key(store: MilvusStore) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from shelflist.core.errors import (
     ConfigError,
@@ -24,6 +24,7 @@ from shelflist.core.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from shelflist.core.locks import ProcessLock
 from shelflist.stores._connect import Server
 
 _LOCK_FILE = "shelflist.lock"
@@ -60,16 +61,21 @@ def on_server(server: Server, user: str | None) -> Any:
     chromadb = _chromadb()
     headers = _headers(server, user)
     host = f"[{server.host}]" if ":" in server.host else server.host
+    tenant = server.options.get("tenant", "default_tenant")
+    database = server.options.get("database", "default_database")
     with errors_of(server.address):
-        _require_chroma(server, f"{'https' if server.tls else 'http'}://{host}:{server.port}", headers)
+        # A client that finds something wrong while it is made leaves its connections open.
+        _require_chroma(
+            server, f"{'https' if server.tls else 'http'}://{host}:{server.port}", headers, tenant, database
+        )
         client = chromadb.HttpClient(
             host=host,
             port=server.port,
             ssl=server.tls,
             headers=headers,
             settings=_settings(),
-            tenant=server.options.get("tenant", "default_tenant"),
-            database=server.options.get("database", "default_database"),
+            tenant=tenant,
+            database=database,
         )
         # The client has no option for it, and waits for ever otherwise.
         for session in _sessions(client):
@@ -131,20 +137,30 @@ def _headers(server: Server, user: str | None) -> dict[str, str]:
     return {"x-chroma-token": key, "Authorization": f"Bearer {key}"}
 
 
-def _require_chroma(server: Server, url: str, headers: dict[str, str]) -> None:
+def _require_chroma(server: Server, url: str, headers: dict[str, str], tenant: str, database: str) -> None:
     import httpx
 
-    answer = httpx.get(f"{url}/api/v2/version", headers=headers, timeout=server.timeout)
-    if answer.status_code in (404, 405, 410, 501):
-        raise _no_chroma(server, f"HTTP {answer.status_code}")
-    answer.raise_for_status()
-    try:
-        version = answer.json()
-        major = int(version.split(".")[0])
-    except (ValueError, AttributeError):
-        raise _no_chroma(server, "another kind of answer") from None
-    if major < _OLDEST_MAJOR:
-        raise StoreError(f"{server.address} runs Chroma {version}. Shelflist needs a server of version 1: upgrade it.")
+    with httpx.Client(base_url=f"{url}/api/v2", headers=headers, timeout=server.timeout) as session:
+        answer = session.get("/version")
+        if answer.status_code in (404, 405, 410, 501):
+            raise _no_chroma(server, f"HTTP {answer.status_code}")
+        answer.raise_for_status()
+        try:
+            version = answer.json()
+            major = int(version.split(".")[0])
+        except (ValueError, AttributeError):
+            raise _no_chroma(server, "another kind of answer") from None
+        if major < _OLDEST_MAJOR:
+            raise StoreError(
+                f"{server.address} runs Chroma {version}. Shelflist needs a server of version 1: upgrade it."
+            )
+        answer = session.get(f"/tenants/{quote(tenant, safe='')}/databases/{quote(database, safe='')}")
+        if answer.status_code == 404:
+            raise StoreError(
+                f"Chroma at {server.address} has no database {database!r} of a tenant {tenant!r}. Make it there first, or "
+                "leave ?database= and ?tenant= out of the URL."
+            )
+        answer.raise_for_status()
 
 
 def _no_chroma(server: Server, what: str) -> StoreError:
@@ -162,7 +178,7 @@ class _Claim:
 
 
 _claims: dict[str, _Claim] = {}
-_claiming = threading.Lock()
+_claiming = ProcessLock()
 
 
 def _claim(place: str, address: str, busy_timeout: float) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from shelflist.core.errors import StoreFull
+from shelflist.core.locks import ProcessLock
 from shelflist.stores._connect import retried
 from shelflist.stores.chroma import client as chroma_client
 from shelflist.stores.chroma.client import CollectionMissing, WriteUnapplied, errors_of
@@ -29,7 +29,7 @@ class Link:
         self.address = address
         self._connect = connect
         self._directory = directory
-        self._opening = threading.Lock()
+        self._opening = ProcessLock()
         self._client: Any = None
         self._process = 0
         self._collections: dict[str, Any] = {}

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from shelflist.core.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from shelflist.core.locks import ProcessLock
 from shelflist.stores import _connect
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ _UNREACHED = re.compile(
 )
 _SPACE = re.compile(r"no space left|disk limit|disk quota|memory limit|quota exceeded", re.IGNORECASE)
 
-_lite_lock = threading.Lock()
+_lite_lock = ProcessLock()
 _lite_users: Counter[str] = Counter()
 
 
@@ -91,7 +91,7 @@ class Link:
                 self._token = f"{place.username}:{self._token}"
             self._database = server.options.get("db", "")
             self._authority = server.options.get("ca", "")
-        self._lock = threading.RLock()
+        self._lock = ProcessLock()
         self._client: Client = None
         self._threads: ThreadPoolExecutor | None = None
         self._process = 0

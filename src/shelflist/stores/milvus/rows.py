@@ -16,6 +16,7 @@ from shelflist.stores.milvus.link import Client, Version
 from shelflist.stores.protocol import GenerationSpec
 
 NLIST = 128
+PARTITIONS = 64
 VECTOR, WORDS, SPARSE = "vector", "words", "sparse"
 METRICS: Mapping[Metric, str] = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
 

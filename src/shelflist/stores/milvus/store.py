@@ -6,11 +6,8 @@ Strong consistency, which waits until the node has consumed everything, so that 
 
 from __future__ import annotations
 
-import hashlib
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -18,8 +15,9 @@ from typing import Any
 
 from shelflist.config import StoreUrl
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import StoreDenied, StoreError, StoreFull, StoreMismatch, Transient
+from shelflist.core.errors import StoreDenied, StoreError, StoreFull, StoreMismatch, StoreTimeout, Transient
 from shelflist.core.filters.nodes import Operator
+from shelflist.core.locks import ProcessLock
 from shelflist.core.transaction import Database
 from shelflist.core.types import (
     Candidates,
@@ -38,6 +36,7 @@ from shelflist.stores.milvus import rows as shapes
 from shelflist.stores.milvus.asking import Asking, Counts
 from shelflist.stores.milvus.filters import LATER
 from shelflist.stores.milvus.link import Client, Link
+from shelflist.stores.milvus.markers import Markers
 from shelflist.stores.milvus.rows import METRICS, VECTOR, WORDS, Unfit
 from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
 
@@ -46,9 +45,11 @@ _REQUEST_ROWS, _REQUEST_BYTES = 1_000, 4_000_000
 _IDS = 8_192
 _SEAL_ROWS = 5_000
 """Rows from which `build` seals them: from here on Milvus searches unsealed rows by an approximation."""
-_SEAL_SECONDS = 600.0
+_PATIENCE = 600.0
+"""Seconds in which a collection is loaded, or its index built."""
+_BOUNDED = 5.0
+"""Seconds that a read at Bounded consistency may lie behind: `common.gracefulTime` of the server."""
 _POLL = 0.05
-_MARKERS = "shelflist_markers"
 
 
 _CLAIMS = Capabilities(
@@ -89,8 +90,10 @@ class MilvusStore:
         self._analyzer = Analyzer()
         self._columns: dict[str, frozenset[str]] = {}
         self._counts = Counts()
-        self._lock = threading.Lock()
-        self._writing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._markers = Markers(self._link)
+        self._replicas: dict[str, int] = {}
+        self._lock = ProcessLock()
+        self._writing: dict[str, ProcessLock] = {}
         self._claims: Capabilities | None = None
 
     @classmethod
@@ -119,7 +122,7 @@ class MilvusStore:
         link = self._link
         if not self._exists(spec.name):
             keyword = self.capabilities.keyword is not None
-            partitions = {"num_partitions": 64} if spec.tenanted and not link.version.lite else {}
+            partitions = {"num_partitions": shapes.PARTITIONS} if spec.tenanted and not link.version.lite else {}
             try:
                 link.ask(
                     f"create {spec.name}",
@@ -179,13 +182,22 @@ class MilvusStore:
         self._link.ask(
             f"load {name}", lambda client: client.load_collection(name, timeout=self._link.timeout, _async=True)
         )
-        while True:
-            state = self._link.ask(
-                f"load {name}", lambda client: client.get_load_state(name, timeout=self._link.timeout)
-            )
-            if str(getattr(state["state"], "name", state["state"])) == "Loaded":
-                return
-            time.sleep(_POLL)
+
+        def loaded(client: Client) -> bool:
+            state = client.get_load_state(name, timeout=self._link.timeout)["state"]
+            return bool(getattr(state, "name", str(state)) == "Loaded")
+
+        self._wait(f"load {name}", lambda: self._link.ask(f"load {name}", loaded), _POLL)
+
+    def _wait(self, what: str, done: Callable[[], bool], pause: float) -> None:
+        patience = max(_PATIENCE, self._link.timeout)
+        deadline = time.monotonic() + patience
+        while not done():
+            if time.monotonic() > deadline:
+                raise StoreTimeout(
+                    f"Milvus at {self._link.address}: {what}: not done in {patience:g} s. Look at the log of the server."
+                )
+            time.sleep(pause)
 
     def _asking(self, spec: GenerationSpec) -> Asking:
         columns = self._columns.get(spec.name)
@@ -199,6 +211,7 @@ class MilvusStore:
     def drop(self, name: str) -> None:
         with self._lock:
             self._columns.pop(name, None)
+            self._replicas.pop(name, None)
         if self._exists(name):
             self._link.ask(f"drop {name}", lambda client: client.drop_collection(name, timeout=self._link.timeout))
 
@@ -213,7 +226,7 @@ class MilvusStore:
         ids = [point.point_id for point in points]
         # Under a lock: two threads that find the same point missing would both insert it, and then it is there twice.
         threads = self._link.threads
-        with self._writing[spec.name]:
+        with self._turn(spec.name):
             looking = threads.submit(self._present, asking, ids)
             for point, vector in zip(points, vectors, strict=True):
                 try:
@@ -233,6 +246,10 @@ class MilvusStore:
 
             failed |= retried(write, f"Writing to {spec.name}")
         return UpsertResult(stored=[one for one in dict.fromkeys(ids) if one not in failed], failed=failed)
+
+    def _turn(self, name: str) -> ProcessLock:
+        with self._lock:
+            return self._writing.setdefault(name, ProcessLock())
 
     def _row(self, spec: GenerationSpec, point: Point, vector: Vector, columns: frozenset[str]) -> dict[str, Any]:
         terms = shapes.words(self._analyzer.terms(point.content)) if WORDS in columns else None
@@ -284,7 +301,7 @@ class MilvusStore:
         asking = self._asking(spec)
         fields = shapes.outputs(spec, self._columns[spec.name])
         left = iter(dict.fromkeys(point_ids))
-        with self._writing[spec.name]:
+        with self._turn(spec.name):
             while some := list(islice(left, _REQUEST_ROWS)):
                 rows = [dict(row) for row in asking.rows(some, fields, "Strong")]
                 changed = [row for row in rows if change(row)]
@@ -346,18 +363,34 @@ class MilvusStore:
 
     def flush(self, spec: GenerationSpec) -> None:
         self._asking(spec).count('id == ""', "Strong")
+        if self._replicas_of(spec.name) > 1:  # one of them has answered, and the others are less than this behind
+            time.sleep(_BOUNDED)
+
+    def _replicas_of(self, name: str) -> int:
+        if self._link.version.lite:
+            return 1
+        if name not in self._replicas:
+            found = self._link.ask(
+                f"replicas of {name}", lambda client: client.describe_replica(name, timeout=self._link.timeout)
+            )
+            with self._lock:
+                self._replicas[name] = len(found)
+        return self._replicas[name]
 
     def build(self, spec: GenerationSpec) -> None:
         """Have Milvus close the segments that it writes to, if they are worth an index, and wait until it is built."""
         if self._link.version.lite:  # builds its indexes by itself, while one waits
             return
+        asking = self._asking(spec)
         own = spec.index.indexing_threshold if isinstance(spec.index, Hnsw) else None
-        if self._asking(spec).growing() < max(1, _SEAL_ROWS if own is None else own):
+        if asking.growing() < max(1, _SEAL_ROWS if own is None else own):
             return
-        patience = max(_SEAL_SECONDS, self._link.timeout)
-        self._link.ask(f"flush {spec.name}", lambda client: client.flush(spec.name, timeout=patience))
-        while int(self._asking(spec).index().get("pending_index_rows", 0)):
-            time.sleep(4 * _POLL)
+        self._link.ask(
+            f"flush {spec.name}",
+            lambda client: client.flush(spec.name, timeout=max(_PATIENCE, self._link.timeout)),
+        )
+        pending = "pending_index_rows"
+        self._wait(f"index {spec.name}", lambda: not int(asking.index().get(pending, 0)), 4 * _POLL)
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         self._asking(new)
@@ -408,37 +441,10 @@ class MilvusStore:
         }
 
     def read_marker(self, collection: str) -> str | None:
-        if not self._exists(_MARKERS):
-            return None
-        found = self._described(_MARKERS).get("properties", {}).get(_marker_key(collection))
-        return str(found) if found else None
+        return self._markers.read(collection)
 
     def write_marker(self, collection: str, ledger_id: str | None) -> None:
-        if not self._exists(_MARKERS):
-            self._make_markers()
-        self._link.ask(
-            "mark",
-            lambda client: client.alter_collection_properties(
-                _MARKERS, properties={_marker_key(collection): ledger_id or ""}, timeout=self._link.timeout
-            ),
-        )
-
-    def _make_markers(self) -> None:
-        """A collection that is never loaded and holds no row: the markers are properties of it."""
-
-        def make(client: Client) -> None:
-            from pymilvus import DataType
-
-            schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-            schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=8)
-            schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=2)
-            client.create_collection(_MARKERS, schema=schema, num_shards=1, timeout=self._link.timeout)
-
-        try:
-            self._link.ask("mark", make)
-        except StoreError:
-            if not self._exists(_MARKERS):
-                raise
+        self._markers.write(collection, ledger_id)
 
     def close(self) -> None:
         self._link.close()
@@ -446,7 +452,3 @@ class MilvusStore:
 
 def _delete(client: Client, name: str, ids: list[str], timeout: float) -> None:
     client.delete(name, ids=ids, timeout=timeout)
-
-
-def _marker_key(collection: str) -> str:
-    return f"shelflist.{hashlib.sha256(collection.encode()).hexdigest()[:40]}"

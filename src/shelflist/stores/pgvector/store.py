@@ -70,6 +70,7 @@ class PgvectorStore:
         tenancy="filter",
         concurrent_writers=True,
         durable=True,
+        upkeep=True,
         quantization=frozenset({"half", "binary"}),
         holds="declared",
         versions="pgvector 0.8 on Postgres 16 to 18",
@@ -338,6 +339,9 @@ class PgvectorStore:
     def stats(self, spec: GenerationSpec) -> Mapping[str, Any]:
         with self._database.read() as tx:
             (points,) = tx.execute(f"SELECT count(*) FROM {spec.name}").fetchone()
+            (words,) = tx.execute(
+                f"SELECT count(*) FROM {spec.name} p JOIN {spec.name}_terms t ON t.point_id = p.point_id"
+            ).fetchone()
             (size,) = tx.execute(
                 "SELECT pg_total_relation_size(?::regclass) + pg_total_relation_size(?::regclass)",
                 (spec.name, f"{spec.name}_terms"),
@@ -348,7 +352,7 @@ class PgvectorStore:
             facts = read_facts(tx, spec)
         return {
             "points": points,
-            "keyword_rows": points,
+            "keyword_rows": words,
             "bytes": int(size),
             "indexed": facts.is_indexed,
             "effort": effort,

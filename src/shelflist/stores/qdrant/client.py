@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from shelflist.core.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from shelflist.core.locks import ProcessLock
 from shelflist.core.log import log
 from shelflist.stores._connect import Server, retried
 
@@ -56,7 +56,7 @@ class Connection:
     def __init__(self, server: Server, open_client: Callable[[], QdrantClient] | None = None) -> None:
         self.server = server
         self._open_client = open_client or self._open_remote
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._current: tuple[int, Connected] | None = None
 
     def __call__(self) -> Connected:

@@ -87,6 +87,7 @@ class QdrantStore:
         tenancy="filter",
         concurrent_writers=True,
         durable=True,
+        upkeep=True,
         hybrid=True,
         quantization=frozenset({"scalar", "binary"}),
         holds="declared",

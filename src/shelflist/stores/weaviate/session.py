@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from shelflist.core.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from shelflist.core.locks import ProcessLock
 from shelflist.stores._connect import Server
 
 OLDEST = (1, 33)
@@ -61,7 +61,7 @@ class Session:
         self.server = server
         self._grpc_host = grpc_host
         self._grpc_port = grpc_port
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._now: _Open | None = None
 
     @property

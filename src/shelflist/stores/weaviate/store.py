@@ -6,7 +6,6 @@ hidden and deleted by id alone, and asking every tenant would wake the data of a
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -22,6 +21,7 @@ from shelflist.core.errors import (
     TenantRequired,
 )
 from shelflist.core.filters.nodes import Operator
+from shelflist.core.locks import ProcessLock
 from shelflist.core.transaction import Database
 from shelflist.core.types import Candidate, Candidates, IndexStatus, Metadata, Point, SearchParams, UpsertResult, Vector
 from shelflist.engine.keywords import Analyzer
@@ -57,6 +57,7 @@ class WeaviateStore:
         tenancy="native",
         concurrent_writers=True,
         durable=True,
+        upkeep=True,
         hybrid=True,
         quantization=frozenset({"scalar", "binary"}),
         holds="declared",
@@ -67,7 +68,7 @@ class WeaviateStore:
         self._calls = Calls(session)
         self._places: dict[str, Place] = {}
         self._analyzer = Analyzer()
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
 
     @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> WeaviateStore:
