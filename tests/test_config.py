@@ -281,3 +281,19 @@ def test_a_written_file_reads_back(tmp_path: Path) -> None:
     read = read_file(write(tmp_path, text))
     for key in ("collection", "embedder", "fingerprint", "dimensions", "fields", "tenancy", "metric"):
         assert getattr(read, key) == getattr(wanted, key)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pgvector://alice:Sek@ret99@127.0.0.1:5432/db",
+        "chroma://u:se#cret99@h:1",
+        "chroma://u:se/cret99@h:1",
+        "postgresql://u:se?cret99@h/db",
+    ],
+)
+def test_a_password_with_a_bare_sign_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match="%40") as refused:
+        parse_url(url)
+    assert "ret99" not in str(refused.value)
+    assert parse_url("pgvector://alice:Sek%40ret@h:5432/db").password == "Sek@ret"

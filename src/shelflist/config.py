@@ -100,6 +100,8 @@ def parse_url(url: str) -> StoreUrl:
         raise ConfigError(f"{redact(url)!r} has no scheme. For a directory on this machine write: file:{redact(url)}")
     scheme, rest = found[1].lower(), found[2]
     rest, _, query_text = rest.partition("?")
+    if scheme not in _PATH_SCHEMES:
+        _require_escaped(scheme, rest, query_text)
     query = _parse_query(url, query_text)
     if scheme in _PATH_SCHEMES or (scheme in _PATH_OR_SERVER and not rest.startswith("//")):
         return StoreUrl(scheme, _file_path(url, rest), query, url)
@@ -107,6 +109,19 @@ def parse_url(url: str) -> StoreUrl:
     if rest.startswith("//"):
         netloc, _, rest = rest[2:].partition("/")
     return StoreUrl(scheme, unquote(rest).removeprefix("/"), query, url, netloc)
+
+
+def _require_escaped(scheme: str, rest: str, query: str) -> None:
+    """A password with a bare "@", "/", "#" or "?" would be cut, and its end taken for the host, and shown."""
+    if not rest.startswith("//"):
+        return
+    netloc = re.split(r"[/#]", rest[2:], maxsplit=1)[0]
+    cut_short = "@" not in netloc and re.search(r":\D", netloc) is not None and "@" in rest[2:] + query
+    if netloc.count("@") > 1 or ("@" in rest[2:] and "@" in rest[2 + len(netloc) :]) or cut_short or "#" in rest:
+        raise ConfigError(
+            f"The user or password in the {scheme}: URL holds a character that must be escaped: write @ as %40, / as %2F, "
+            "# as %23, ? as %3F, % as %25."
+        )
 
 
 def _parse_query(url: str, text: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -32,11 +32,24 @@ _LITTLE_SPACE = 1_000_000
 class SqliteTransaction:
     """An open transaction on one sqlite3 connection."""
 
-    __slots__ = ("_connection", "writable")
+    __slots__ = ("_connection", "_last", "writable")
 
     def __init__(self, connection: sqlite3.Connection, writable: bool) -> None:
         self._connection = connection
+        self._last: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self.writable = writable
+
+    def before_commit(self, work: Callable[[], None], *, otherwise: Callable[[], None]) -> None:
+        """Have `work` done last, inside the transaction; `otherwise` is called instead if it is rolled back."""
+        self._last.append((work, otherwise))
+
+    def finish(self) -> None:
+        for work, _ in self._last:
+            work()
+
+    def give_up(self) -> None:
+        for _, otherwise in self._last:
+            otherwise()
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         return self._connection.execute(sql, parameters)
@@ -134,7 +147,11 @@ class SqliteDatabase:
                 transaction = self._local.transaction = SqliteTransaction(connection, writable=True)
                 try:
                     yield transaction
+                    transaction.finish()
                     connection.execute("COMMIT")
+                except BaseException:
+                    transaction.give_up()
+                    raise
                 finally:
                     self._local.transaction = None
                     if connection.in_transaction:

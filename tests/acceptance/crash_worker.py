@@ -319,7 +319,7 @@ class Trial:
 def _work(job: dict[str, Any], operations: list[Operation], statement: int | None, out: int) -> None:
     """The child that is killed: does the operations and says so after each."""
     counted = _count_statements(statement)
-    if job["small"]:  # then a pass is several batches, each written while the next is planned
+    if job.get("small"):  # then a pass is several batches, each written while the next is planned
         handover._DOCUMENTS_PER_WRITE = 2
     with _open(job, out) as collection:
         for number, operation in enumerate(operations):

@@ -300,7 +300,9 @@ class TestStream:
 
         docs.sync_all(stream())
         written = [i // 10 * 20 for i in range(40)]
-        assert all(most - 20 <= found <= most for found, most in zip(searchable, written, strict=True)), "one batch behind"
+        assert all(most - 20 <= found <= most for found, most in zip(searchable, written, strict=True)), (
+            "one batch behind"
+        )
         assert docs.count() == 80
 
     def test_an_interrupted_pass_keeps_what_it_wrote_and_goes_on(

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -132,6 +132,8 @@ def test_remembered_word_counts_cut_as_the_tokenizer_does(tokenizer: Tokenizer) 
 
 
 @settings(max_examples=200, deadline=None)
+@example("¢02")
+@example("“€5”²3–½ a_b[1]")
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=200))
 def test_token_counts_are_never_too_low(text: str) -> None:
     assert _CHUNKER.token_count(text) >= _tokens(_TOKENIZER, text)

@@ -191,7 +191,9 @@ def _version(package: str) -> str:
 
 
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f"
-_ATOMS = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+|[^\w\s]|_")
+_PUNCTUATION = r"!-/:-@\[-`{-~"
+_ATOMS = re.compile(rf"[{_CJK}]|[{_PUNCTUATION}]|[^\s{_CJK}{_PUNCTUATION}]+")
+"""What BERT's tokenizers certainly take apart. Other symbols they may join to a word: "¢02" is one word to them."""
 _LONGEST_WORD = 100
 """Letters that WordPiece still looks up; a longer word is one unknown token."""
 

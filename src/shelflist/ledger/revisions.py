@@ -42,15 +42,27 @@ class Revisions:
         With `durable` the intent outlives a crash and chunks are pending until `switch`; without, the caller commits
         everything in one transaction and chunks are written as they will be.
         """
+        with self._database.write():
+            conflicts = self.claim(collection_id, generation_id, revisions)
+            lost = {id(one) for one in conflicts}
+            self.record(generation_id, [one for one in revisions if id(one) not in lost], durable=durable)
+        return conflicts
+
+    def claim(self, collection_id: int, generation_id: int, revisions: Sequence[Revision]) -> list[Revision]:
+        """The first half of `begin`: make rows for new documents, hold those of known ones; returns the conflicts."""
         with self._database.write() as tx:
-            now = self._database.now()
             self._require_collection(tx, collection_id)
-            good, conflicts = self._split(tx, collection_id, generation_id, revisions, now)
+            _, conflicts = self._split(tx, collection_id, generation_id, revisions, self._database.now())
+        return conflicts
+
+    def record(self, generation_id: int, revisions: Sequence[Revision], *, durable: bool) -> None:
+        """The second half of `begin`, in the same transaction: write chunks and states of claimed documents."""
+        with self._database.write() as tx:
             chunks, states = [], []
             begun, failed = str(IndexStatus.PENDING if durable else IndexStatus.INDEXED), str(IndexStatus.FAILED)
             acknowledged = int(not durable)
-            keys = self._sql.new_keys(tx, "chunk", sum(len(revision.new) for revision in good))
-            for revision in good:
+            keys = self._sql.new_keys(tx, "chunk", sum(len(revision.new) for revision in revisions))
+            for revision in revisions:
                 for chunk in revision.new:
                     chunk.chunk_key = next(keys)
                     chunks.append(
@@ -79,9 +91,8 @@ class Revisions:
                 "sl_states (generation_id, chunk_key, index_status, acknowledged, vector_hash, attempts, error)", states
             )
             if durable:
-                self._record_intents(tx, generation_id, good, now)
+                self._record_intents(tx, generation_id, revisions, self._database.now())
             self._sql.grown(tx, len(chunks))
-        return conflicts
 
     def _require_collection(self, tx: Transaction, collection_id: int) -> None:
         """Hold the collection against a drop; CollectionNotFound if one came first."""

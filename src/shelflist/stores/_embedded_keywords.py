@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from shelflist.core.errors import CacheDamaged, StoreError, StoreFull, StoreReadOnly
 from shelflist.core.log import log
 from shelflist.core.transaction import Transaction
+from shelflist.database import SqliteTransaction
 from shelflist.engine.keywords import KeywordIndex, KeywordIndexDamaged, KeywordRow
 
 _UNLISTED_GRACE = 60.0
@@ -30,17 +32,12 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class _Write:
     """A write of an index under way: where, which deleted rows it drops, and how to wait for it."""
 
     place: str
     due: list[int]
-    written: Callable[[], tuple[int, KeywordIndex]]
-
-    def abandon(self) -> None:
-        """Wait, and forget what was written: its rows were not, so the next write drops it."""
-        with suppress(Exception):
-            self.written()
+    done: Callable[[], tuple[int, KeywordIndex]]
 
 
 class EmbeddedKeywords:
@@ -49,6 +46,7 @@ class EmbeddedKeywords:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._opened: dict[str, tuple[str, int, KeywordIndex]] = {}
+        self._under_way: dict[str, _Write] = {}
         self._own_lock = threading.RLock()
         self._pid = os.getpid()
 
@@ -69,8 +67,9 @@ class EmbeddedKeywords:
             self._opened.clear()
 
     @contextmanager
-    def reading(self, tx: Transaction, name: str) -> Iterator[KeywordIndex]:
+    def reading(self, tx: SqliteTransaction, name: str) -> Iterator[KeywordIndex]:
         """The index as this transaction sees it; CacheDamaged or StoreError for what goes wrong in the block."""
+        self._settle(tx, name)
         try:
             yield self._index(name, *_place(tx, name))
         except KeywordIndexDamaged as error:
@@ -78,8 +77,9 @@ class EmbeddedKeywords:
         except OSError as error:
             raise StoreError(f"The keyword index cannot be read ({error}). Check the permissions there.") from error
 
-    def rows(self, tx: Transaction, name: str, last_row: int) -> int | None:
+    def rows(self, tx: SqliteTransaction, name: str, last_row: int) -> int | None:
         """How many rows up to this one an index holds, deleted ones not counted; None if it cannot be used."""
+        self._settle(tx, name)
         (unlisted,) = tx.execute(f"SELECT count(*) FROM {name}_unlisted").fetchone()
         try:
             index = self._index(name, *_place(tx, name))
@@ -88,35 +88,53 @@ class EmbeddedKeywords:
         except (KeywordIndexDamaged, OSError):
             return None
 
-    def begin(self, tx: Transaction, name: str, words: Sequence[KeywordRow], *, above: int) -> Listing:
-        """Begin to write rows, in a thread: both the index and SQLite work outside the interpreter's lock."""
+    def write(self, tx: SqliteTransaction, name: str, words: Sequence[KeywordRow], *, above: int) -> None:
+        """Write rows, in a thread that the transaction waits for before it commits.
+
+        Both the index and SQLite work outside the interpreter's lock. If the transaction is rolled back, the index keeps
+        rows that nobody has, until the next write drops them.
+        """
+        self._settle(tx, name)
         place, stamp = _place(tx, name)
         query = f"SELECT row FROM {name}_unlisted WHERE since < ?"
         due = [row for (row,) in tx.execute(query, (time.time() - _UNLISTED_GRACE,))]
 
-        def write() -> tuple[int, KeywordIndex]:
+        def write_rows() -> tuple[int, KeywordIndex]:
             index = self._index(name, place, stamp)
             return index.write(words, deleted=due, expected=stamp, above=above), index
 
-        return Listing(place, due, _background(write))
+        self._under_way[name] = _Write(place, due, _background(write_rows))
+        tx.before_commit(partial(self._settle, tx, name), otherwise=partial(self._abandon, name))
 
-    def settle(self, tx: Transaction, name: str, listing: Listing) -> None:
-        """Wait for the write, and note its commit in this transaction."""
+    def _settle(self, tx: SqliteTransaction, name: str) -> None:
+        """Wait for this transaction's write, if there is one, and note its commit."""
+        if not tx.writable or name not in self._under_way:
+            return
+        write = self._under_way[name]
         try:
-            stamp, index = listing.written()
+            stamp, index = write.done()
         except KeywordIndexDamaged as error:
             log.warning("%s Rebuilding it from the rows.", _damaged(error))
+            del self._under_way[name]
             self.rebuild(tx, name)
             return
         except OSError as error:
             raise self._unwritten(error) from error
+        del self._under_way[name]
         with self._lock:
-            self._opened[name] = (listing.place, stamp, index)
+            self._opened[name] = (write.place, stamp, index)
         tx.execute("UPDATE store_generations SET keyword_stamp = ? WHERE name = ?", (stamp, name))
-        tx.executemany(f"DELETE FROM {name}_unlisted WHERE row = ?", ((row,) for row in listing.due))
+        tx.executemany(f"DELETE FROM {name}_unlisted WHERE row = ?", ((row,) for row in write.due))
 
-    def rebuild(self, tx: Transaction, name: str) -> None:
+    def _abandon(self, name: str) -> None:
+        write = self._under_way.pop(name, None)
+        if write is not None:
+            with suppress(Exception):
+                write.done()
+
+    def rebuild(self, tx: SqliteTransaction, name: str) -> None:
         """A fresh index of the rows as this transaction sees them, beside the old one."""
+        self._settle(tx, name)
         number = int(_place(tx, name)[0].rsplit(".", 1)[1])
         # The old index stays until the next rebuild: a reader of the snapshot before this one may be opening it.
         shutil.rmtree(self.path / f"{name}.{number - 1}", ignore_errors=True)

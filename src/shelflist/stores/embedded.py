@@ -186,19 +186,14 @@ class EmbeddedStore:
                 words.append(KeywordRow(row, point.content, point.tenant_id))
             if rows:
                 fields = "".join(f", {field_column(field)}" for field in spec.fields)
-                listing = self._keywords.begin(tx, name, words, above=last_row)
-                try:
-                    tx.insert(
-                        f"{name} (row, point_id, chunk_id, document_id, tenant_id, index_status, content, "
-                        f"metadata{fields})",
-                        rows,
-                    )
-                    tx.insert(f"{name}_vectors", blobs)
-                    tx.insert(f"{name}_lists", members)
-                except BaseException:
-                    listing.abandon()
-                    raise
-                self._keywords.settle(tx, name, listing)
+                self._keywords.write(tx, name, words, above=last_row)
+                tx.insert(
+                    f"{name} (row, point_id, chunk_id, document_id, tenant_id, index_status, content, "
+                    f"metadata{fields})",
+                    rows,
+                )
+                tx.insert(f"{name}_vectors", blobs)
+                tx.insert(f"{name}_lists", members)
                 tx.execute(
                     "UPDATE store_generations SET last_row = ?, sequence = sequence + 1 WHERE name = ?", (row, name)
                 )

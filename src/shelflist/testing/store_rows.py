@@ -269,6 +269,17 @@ class RowTests(StoreBase):
         store.flush(spec)
         assert store.stats(spec)["points"] == 6
 
+    def test_building_the_index_changes_no_answer(self, store: Store, generation: NewGeneration) -> None:
+        spec = generation()
+        store.build(spec)
+        self.write(store, spec, make_points("p", 40, seed=1))
+        store.build(spec)
+        self.answers(store, spec, [f"p{i}" for i in range(40)])
+        store.delete(spec, [point_id("p0")])
+        store.build(spec)
+        store.flush(spec)
+        self.answers(store, spec, [f"p{i}" for i in range(1, 40)])
+
     def test_repair_loses_nothing(self, store: Store, generation: NewGeneration) -> None:
         spec = generation(fields=Fields({"year": int}))
         points = [

@@ -250,6 +250,9 @@ class ChromaStore:
     def flush(self, spec: GenerationSpec) -> None:
         """Nothing waits: a write that is answered is in the graph."""
 
+    def build(self, spec: GenerationSpec) -> None:
+        """Nothing waits: the graph grows with every write."""
+
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         self._update(new, ((record_id(one), row) for one, metadata in rows if (row := written(new.fields, metadata))))
 

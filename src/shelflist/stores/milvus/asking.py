@@ -301,14 +301,14 @@ class Asking:
     def hybrid(
         self, terms: Sequence[str], vector: Vector, *, limit: int, scope: Scope, params: SearchParams
     ) -> Candidates:
-        """Milvus' own reciprocal rank fusion of both legs."""
+        """Milvus' own reciprocal rank fusion of both legs; ours of the same legs, where its dense leg comes back short."""
         from pymilvus import AnnSearchRequest, RRFRanker
 
         spec, condition = self._spec, self.condition(scope)
         settings = self._first_settings(params, max(limit, 100))
         query = " ".join(_queried(terms))
-        if not query:
-            return self.dense(vector, limit=limit, scope=scope, params=params)
+        if not query or limit > MOST:
+            return self._fused(terms, vector, limit, scope, params)
         depth = min(MOST, max(limit, 100))
         legs = [
             AnnSearchRequest(
@@ -328,14 +328,32 @@ class Asking:
                 spec.name,
                 reqs=legs,
                 ranker=RRFRanker(_RRF),
-                limit=min(MOST, limit),
+                limit=limit,
                 consistency_level="Bounded",
                 timeout=self._link.timeout,
             ),
         )[0]
         items = [Candidate(bytes.fromhex(hit["id"]), float(hit["distance"])) for hit in found]
         exhausted = len(items) < limit and len(items) >= self.count(condition)
+        if len(items) < limit and not exhausted:
+            return self._fused(terms, vector, limit, scope, params)
         return Candidates(items, exact=False, exhausted=exhausted, plan="Milvus' RRF of HNSW and BM25, filter in both")
+
+    def _fused(
+        self, terms: Sequence[str], vector: Vector, limit: int, scope: Scope, params: SearchParams
+    ) -> Candidates:
+        dense = self.dense(vector, limit=limit, scope=scope, params=params)
+        words = self.keyword(terms, limit=limit, scope=scope)
+        scores: dict[bytes, float] = {}
+        for leg in (dense, words):
+            for rank, item in enumerate(leg.items, 1):
+                scores[item.point_id] = scores.get(item.point_id, 0.0) + 1 / (_RRF + rank)
+        best = sorted(scores.items(), key=lambda pair: -pair[1])[:limit]
+        items = [Candidate(point_id, score) for point_id, score in best]
+        exhausted = dense.exhausted and len(scores) <= limit
+        return Candidates(
+            items, exact=False, exhausted=exhausted, plan=f"RRF of two searches: {dense.plan}; {words.plan}"
+        )
 
 
 class Counts:

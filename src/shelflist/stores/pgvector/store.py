@@ -173,7 +173,12 @@ class PgvectorStore:
                 if state[:2] not in _REFUSALS:
                     raise
                 tx.execute("ROLLBACK TO SAVEPOINT upsert")
-                if state == "23505":  # another writer was quicker
+                if state == "23505":  # another writer was quicker, or words are there whose points somebody has deleted
+                    tx.execute(
+                        f"DELETE FROM {name}_terms t WHERE t.point_id = ANY(?::uuid[]) "
+                        f"AND NOT EXISTS (SELECT FROM {name} p WHERE p.point_id = t.point_id)",
+                        ([rows[i][0].hex for i in new],),
+                    )
                     continue
                 if len(new) == 1:
                     failed[rows[new[0]][0].bytes] = str(error)
