@@ -203,7 +203,13 @@ def test_ctrl_c_keeps_what_was_acknowledged_and_the_same_command_goes_on(folder:
     with shelflist.open(url, "docs") as collection:
         arguments = ("sync", "notes.jsonl", "--url", url)
         process = subprocess.Popen(
-            folder.command(*arguments), cwd=folder.path, env=folder.environment, stderr=subprocess.PIPE, text=True
+            folder.command(*arguments),
+            cwd=folder.path,
+            env=folder.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell that runs the tests in the background has them ignore Ctrl-C, and a child inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 120
         while process.poll() is None and not collection.documents(limit=1) and time.monotonic() < deadline:
