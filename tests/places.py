@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from counting import CountingEmbedder
 import shelflist
 from shelflist.config import parse_url
 from shelflist.stores.registry import open_store
+
+_NUMBERS = count()
+"""Stores named "late" live as long as the process: no two tests may meet in one."""
 
 
 @dataclass
@@ -82,6 +86,6 @@ def place_of(kind: str, folder: Path) -> Place:
     if kind == "memory":
         return Place("memory:")
     if kind == "late":
-        return Place(f"late://{folder.name}-{id(folder)}", f"sqlite:{folder / 'late.db'}")
+        return Place(f"late://{folder.name}-{next(_NUMBERS)}", f"sqlite:{folder / 'late.db'}")
     ledger = f"sqlite:{folder / 'ledger.db'}" if kind == "apart" else None
     return Place(f"file:{folder / 'index'}", ledger, folder / "index")

@@ -38,9 +38,9 @@ from shelflist.core.types import (
     Wait,
 )
 from shelflist.embedders.protocol import Embedder
+from shelflist.indexing.given import usable_vector
 from shelflist.indexing.identity import label_bytes
 from shelflist.indexing.maintenance import Maintenance
-from shelflist.indexing.plan import usable_vector
 from shelflist.indexing.protocol import Source
 from shelflist.indexing.removal import removal
 from shelflist.indexing.sync import Sync, checked_document_id

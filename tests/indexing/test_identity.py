@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shelflist import Chunk, Document
-from shelflist.core.errors import ChunkTooLarge, EmptyText, InvalidInput, ShelflistError
+from shelflist.core.errors import ChunkTooLarge, EmptyText, InvalidInput
 from shelflist.core.types import MAX_CHUNK_BYTES
 from shelflist.indexing.identity import (
     canonical,
-    checked_text,
     chunk_id,
-    document_digest,
+    digest,
     document_name,
     hash_of,
     metadata_hash,
     point_id,
+    require_text,
     vector_bytes,
 )
 
@@ -96,8 +96,8 @@ def test_every_part_of_a_point_id_counts() -> None:
     assert point_id(chunk, b"m" * 32, None, 1) in names
 
 
-def digest(*chunks: Chunk) -> bytes:
-    return document_digest(Document("d", chunks))
+def whole(*chunks: Chunk) -> bytes:
+    return digest(Document("d", chunks)).whole
 
 
 def test_a_digest_sees_every_change_that_the_ledger_keeps() -> None:
@@ -122,16 +122,22 @@ def test_a_digest_sees_every_change_that_the_ledger_keeps() -> None:
         (Chunk("t"), Chunk("ext")),
         (Chunk("ext"), Chunk("t")),
     ]
-    assert len({digest(*variant) for variant in variants}) == len(variants)
-    assert digest(Chunk("text", {"n": 1})) == digest(base)
+    assert len({whole(*variant) for variant in variants}) == len(variants)
+    assert whole(Chunk("text", {"n": 1})) == whole(base)
+
+
+def test_a_digest_names_each_text_and_each_vector_that_was_brought() -> None:
+    found = digest(Document("d", [Chunk("text"), Chunk("x", embedding=[1, 2])]))
+    assert found.texts == [hash_of(b"text"), hash_of(b"x")]
+    assert found.vectors == [None, hash_of(np.array([1, 2], dtype=np.float32).tobytes())]
 
 
 def test_a_digest_does_not_depend_on_order_of_keys_nor_on_the_kind_of_sequence() -> None:
-    assert digest(Chunk("x", {"a": 1, "b": [1, 2]})) == digest(Chunk("x", {"b": (1, 2), "a": 1}))
-    assert digest(Chunk("x", embedding=[1, 2])) == digest(Chunk("x", embedding=np.array([1, 2], dtype=np.float32)))
+    assert whole(Chunk("x", {"a": 1, "b": [1, 2]})) == whole(Chunk("x", {"b": (1, 2), "a": 1}))
+    assert whole(Chunk("x", embedding=[1, 2])) == whole(Chunk("x", embedding=np.array([1, 2], dtype=np.float32)))
     at = datetime(2024, 1, 1, tzinfo=UTC)
-    assert digest(Chunk("x", {"at": at})) != digest(Chunk("x", {"at": at.replace(day=2)}))
-    assert digest(Chunk("x", {"at": at})) == digest(Chunk("x", {"at": at}))
+    assert whole(Chunk("x", {"at": at})) != whole(Chunk("x", {"at": at.replace(day=2)}))
+    assert whole(Chunk("x", {"at": at})) == whole(Chunk("x", {"at": at}))
 
 
 @given(
@@ -147,21 +153,25 @@ def test_canonical_is_the_same_for_any_order(metadata: dict[str, Any]) -> None:
 @pytest.mark.parametrize("content", ["", " ", "\n\t "])
 def test_text_of_nothing(content: str) -> None:
     with pytest.raises(EmptyText):
-        checked_text(Chunk(content))
+        require_text(content)
+
+
+@pytest.mark.parametrize("content", [".", "\n.", "\u3000", "\x00"])
+def test_text_of_little(content: str) -> None:
+    require_text(content)
 
 
 def test_the_longest_text_and_one_byte_more() -> None:
-    assert len(checked_text(Chunk("x" * MAX_CHUNK_BYTES))) == MAX_CHUNK_BYTES
+    require_text("x" * MAX_CHUNK_BYTES)
+    require_text("é" * (MAX_CHUNK_BYTES // 2))
     with pytest.raises(ChunkTooLarge, match="1,000,001"):
-        checked_text(Chunk("é" * (MAX_CHUNK_BYTES // 2) + "x"))
+        require_text("é" * (MAX_CHUNK_BYTES // 2) + "x")
 
 
 @pytest.mark.parametrize("content", [None, 3, b"bytes", "\ud800"])
 def test_text_that_is_no_text_is_named(content: Any) -> None:
     with pytest.raises(InvalidInput, match=r"text|Unicode"):
-        checked_text(Chunk(content))
-    with pytest.raises(ShelflistError):
-        digest(Chunk(content))
+        whole(Chunk(content))
 
 
 @pytest.mark.parametrize("embedding", ["text", [[1.0], [1.0, 2.0]], {"a": 1}, object()])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from datetime import datetime
 from hashlib import sha1, sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -18,8 +18,19 @@ from shelflist.core.types import MAX_CHUNK_BYTES, Chunk, Document, Metadata
 
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATETIME
 _length = struct.Struct("<q").pack
-_lengths = struct.Struct("<qqqqq").pack
+_lengths = struct.Struct("<qqqq").pack
 _ABSENT = _length(-1)
+_BLANK = " \t\n\r\x0b\x0c"
+_VERSION = [bytes((byte & 0x0F | 0x50,)) for byte in range(256)]
+_VARIANT = [bytes((byte & 0x3F | 0x80,)) for byte in range(256)]
+
+
+class Digest(NamedTuple):
+    """`whole`: of a document, 32 bytes. `texts` and `vectors`: of each chunk's text, and of the vector it brings or None."""
+
+    whole: bytes
+    texts: list[bytes]
+    vectors: list[bytes | None]
 
 
 def canonical(metadata: Metadata) -> bytes:
@@ -50,33 +61,36 @@ def vector_bytes(embedding: Any) -> bytes:
         raise InvalidInput(f"An embedding is not a row of numbers: {error}") from None
 
 
-def document_digest(document: Document) -> bytes:
-    """One hash over everything that the ledger keeps of a document: 32 bytes. Cheap, and enough for a no-op."""
+def digest(document: Document) -> Digest:
+    """The hashes of everything that the ledger keeps of a document; InvalidInput if a chunk is none. Enough for a no-op."""
     parts: list[bytes] = []
+    texts: list[bytes] = []
+    vectors: list[bytes | None] = []
     for chunk in document.chunks:
         if not isinstance(chunk, Chunk):
             raise InvalidInput(f"A chunk is {type(chunk).__name__}. Give Chunk(content=…).")
-        content = text_bytes(chunk.content)
+        text = hash_of(text_bytes(chunk.content))
         metadata = canonical(chunk.metadata) if chunk.metadata else b""
         section = b"" if chunk.section is None else label_bytes("section", chunk.section)
         strategy = b"" if chunk.chunk_strategy is None else label_bytes("chunk_strategy", chunk.chunk_strategy)
-        vector = None if chunk.embedding is None else vector_bytes(chunk.embedding)
+        vector = None if chunk.embedding is None else hash_of(vector_bytes(chunk.embedding))
         parts += (
             _lengths(
-                len(content),
                 len(metadata),
                 -1 if chunk.section is None else len(section),
                 -1 if chunk.chunk_strategy is None else len(strategy),
                 -1 if vector is None else len(vector),
             ),
-            content,
+            text,
             metadata,
             section,
             strategy,
         )
         if vector is not None:
             parts.append(vector)
-    return sha256(b"".join(parts)).digest()
+        texts.append(text)
+        vectors.append(vector)
+    return Digest(sha256(b"".join(parts)).digest(), texts, vectors)
 
 
 def text_bytes(content: Any) -> bytes:
@@ -101,17 +115,15 @@ def label_bytes(name: str, label: Any) -> bytes:
         raise InvalidInput(f"The {name} {label!r} is not valid Unicode.") from None
 
 
-def checked_text(chunk: Chunk) -> bytes:
-    """The UTF-8 of a chunk's text, or EmptyText, ChunkTooLarge, InvalidInput."""
-    content = text_bytes(chunk.content)
-    if not content.strip():
+def require_text(content: str) -> None:
+    """EmptyText or ChunkTooLarge if a chunk cannot have this text."""
+    if not content.strip(_BLANK):
         raise EmptyText("A chunk has no text. Leave it out, or check the chunker.")
-    if len(content) > MAX_CHUNK_BYTES:
+    if len(content) > MAX_CHUNK_BYTES // 4 and (size := len(content.encode())) > MAX_CHUNK_BYTES:
         raise ChunkTooLarge(
-            f"A chunk has {len(content):,} bytes of text; the limit is {MAX_CHUNK_BYTES:,}. Cut it, for example with "
+            f"A chunk has {size:,} bytes of text; the limit is {MAX_CHUNK_BYTES:,}. Cut it, for example with "
             "shelflist.Chunker."
         )
-    return content
 
 
 def hash_of(content: bytes) -> bytes:
@@ -126,10 +138,8 @@ def metadata_hash(stored: Metadata, section: str | None, chunk_strategy: str | N
 
 def _uuid5(namespace: bytes, name: bytes) -> bytes:
     """RFC 4122 version 5, as 16 bytes."""
-    raw = bytearray(sha1(namespace + name, usedforsecurity=False).digest()[:16])
-    raw[6] = raw[6] & 0x0F | 0x50
-    raw[8] = raw[8] & 0x3F | 0x80
-    return bytes(raw)
+    raw = sha1(namespace + name, usedforsecurity=False).digest()
+    return raw[:6] + _VERSION[raw[6]] + raw[7:8] + _VARIANT[raw[8]] + raw[9:16]
 
 
 def _prefixed(part: bytes | None) -> bytes:

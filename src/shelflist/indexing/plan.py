@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import orjson
 
-from shelflist.core.errors import DimensionMismatch, EmbedderMismatch, InvalidVector, ShelflistError
-from shelflist.core.types import Chunk, Document, Failure, IndexStatus, OnFailed, SyncReport, Vector
-from shelflist.indexing.identity import (
-    checked_text,
-    chunk_id,
-    document_name,
-    hash_of,
-    metadata_hash,
-    point_id,
-    vector_bytes,
-)
+from shelflist.core.errors import ShelflistError
+from shelflist.core.types import Document, Failure, IndexStatus, OnFailed, SyncReport, Vector
+from shelflist.indexing.identity import Digest, chunk_id, document_name, metadata_hash, point_id, require_text
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.documents import ChunkRecord, DocumentRecord
 from shelflist.ledger.revisions import KeptChunk, NewChunk, Revision
@@ -41,14 +31,18 @@ class PlannedDocument:
 def plan_document(
     collection: CollectionRecord,
     document: Document,
-    digest: bytes,
+    digest: Digest,
+    vectors: Sequence[Vector | ShelflistError | None],
     known: DocumentRecord | None,
     members: Sequence[ChunkRecord],
     source_id: int,
     report: SyncReport,
     on_failed: OnFailed,
 ) -> PlannedDocument | None:
-    """The new revision of a changed document; None (with failures in the report) if it cannot be accepted whole."""
+    """The new revision of a changed document; None (with failures in the report) if it cannot be accepted whole.
+
+    `vectors`: what each chunk brings, or why that cannot be used.
+    """
     base = known.revision if known else 0
     number = document.revision if document.revision is not None else (known.next_revision if known else 0) + 1
     revision = Revision(
@@ -58,7 +52,7 @@ def plan_document(
         base_revision=base,
         number=number,
         source_id=source_id,
-        digest=digest,
+        digest=digest.whole,
         source_digest=document.source_digest,
     )
     planned = PlannedDocument(revision, is_new=known is None or known.removed)
@@ -69,14 +63,16 @@ def plan_document(
     position = 0
     for at, chunk in enumerate(document.chunks):
         try:
-            text_hash = hash_of(checked_text(chunk))
+            require_text(chunk.content)
             stored = collection.fields.stored(chunk.metadata)
             shown_hash = metadata_hash(stored, chunk.section, chunk.chunk_strategy)
-            vector = _given_vector(collection, chunk)
+            vector = vectors[at]
+            if isinstance(vector, ShelflistError):
+                raise vector
         except ShelflistError as error:
             failures.append(Failure(document.document_id, str(error), at))
             continue
-        embedding_hash = None if vector is None else hash_of(vector_bytes(vector))
+        text_hash, embedding_hash = digest.texts[at], digest.vectors[at]
         occurrence = occurrences.get(text_hash, 0)
         occurrences[text_hash] = occurrence + 1
         name = chunk_id(collection.uid, own_name, text_hash, occurrence)
@@ -118,39 +114,3 @@ def plan_document(
         revision.digest = revision.source_digest = None
     revision.removed = [member.chunk_key for member in old.values()]
     return planned
-
-
-def _given_vector(collection: CollectionRecord, chunk: Chunk) -> Vector | None:
-    if chunk.embedding is None:
-        if collection.embedder is None:
-            raise InvalidVector(
-                f"The collection {collection.name!r} has no embedder, so every chunk needs an embedding of "
-                f"{collection.dimensions} dimensions ({collection.fingerprint})."
-            )
-        return None
-    if collection.embedder is not None:
-        raise EmbedderMismatch(
-            f"The collection {collection.name!r} embeds its texts itself ({collection.fingerprint}); a chunk brings a "
-            "vector of unknown origin. Leave embedding= out, or make a collection with embedder=None and fingerprint=."
-        )
-    return usable_vector(
-        chunk.embedding, collection.dimensions, collection.fingerprint, cosine=collection.metric == "cosine"
-    )
-
-
-def usable_vector(embedding: object, dimensions: int, fingerprint: str, *, cosine: bool) -> Vector:
-    """float32 (dimensions,), or DimensionMismatch / InvalidVector saying what is wrong."""
-    try:
-        vector = np.asarray(embedding, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidVector(f"An embedding is not a row of numbers: {error}") from None
-    if vector.ndim != 1 or len(vector) != dimensions:
-        raise DimensionMismatch(
-            f"An embedding has shape {vector.shape}; the collection's space {fingerprint!r} has {dimensions} dimensions."
-        )
-    total = float(vector.dot(vector))
-    if not math.isfinite(total) and not np.isfinite(vector).all():
-        raise InvalidVector("An embedding holds NaN or infinity. Check the embedder that made it.")
-    if cosine and total == 0 and not vector.any():
-        raise InvalidVector("An embedding is all zeros, which has no direction. Check the embedder that made it.")
-    return vector

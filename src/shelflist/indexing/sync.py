@@ -28,8 +28,9 @@ from shelflist.core.types import (
 from shelflist.generation import Generation
 from shelflist.indexing.embedding import VectorSource
 from shelflist.indexing.estimate import Estimate
+from shelflist.indexing.given import given_vectors
 from shelflist.indexing.handover import Handover
-from shelflist.indexing.identity import document_digest, label_bytes
+from shelflist.indexing.identity import Digest, digest, label_bytes
 from shelflist.indexing.plan import plan_document
 from shelflist.indexing.protocol import Source, Unchanged, Unreadable
 from shelflist.indexing.removal import Spared, removal, require_few
@@ -200,7 +201,7 @@ class Sync:
         source_id = self._source_id(tenant)
         ids = [item.document_id for item in items]
         known = self._ledger.documents.find(self._collection.collection_id, tenant, ids)
-        changed: list[tuple[Document, bytes]] = []
+        changed: list[tuple[Document, Digest]] = []
         renewed: list[tuple[int, int, bytes | None]] = []
         for item in items:
             record = known.get(item.document_id)
@@ -222,11 +223,11 @@ class Sync:
                 self._report.unchanged += record.chunk_count if record else 0
                 continue
             try:
-                digest = document_digest(item)
+                found = digest(item)
             except ShelflistError as error:
                 self._fail(item.document_id, str(error))
                 continue
-            if record and not record.removed and record.digest == digest:
+            if record and not record.removed and record.digest == found.whole:
                 revision = max(record.revision, item.revision or 0)
                 if (revision, item.source_digest) != (record.revision, record.source_digest):
                     renewed.append((record.document_key, revision, item.source_digest))
@@ -234,7 +235,7 @@ class Sync:
                 self._report.unchanged += record.chunk_count
                 continue
             self._planned.claim((tenant, item.document_id))
-            changed.append((item, digest))
+            changed.append((item, found))
         if renewed and not self._dry:
             self._ledger.revisions.renew(renewed)
         if changed:
@@ -243,13 +244,17 @@ class Sync:
     def _plan(
         self,
         tenant: str,
-        changed: Sequence[tuple[Document, bytes]],
+        changed: Sequence[tuple[Document, Digest]],
         known: Mapping[str, DocumentRecord],
         source_id: int,
     ) -> None:
         keys = [known[document.document_id].document_key for document, _ in changed if document.document_id in known]
         members = self._ledger.documents.members(self._collection.generation_id, keys)
-        for document, digest in changed:
+        vectors = given_vectors(self._collection, [chunk for document, _ in changed for chunk in document.chunks])
+        first = 0
+        for document, hashes in changed:
+            given = vectors[first : first + len(document.chunks)]
+            first += len(document.chunks)
             record = known.get(document.document_id)
             if record and document.revision is not None and document.revision <= record.revision:
                 self._report.documents_superseded += 1
@@ -262,7 +267,8 @@ class Sync:
             planned = plan_document(
                 self._collection,
                 document,
-                digest,
+                hashes,
+                given,
                 record,
                 members.get(record.document_key, []) if record else [],
                 source_id,

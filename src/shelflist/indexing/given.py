@@ -1,0 +1,74 @@
+"""Vectors that chunks bring with them: whether a collection can take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shelflist.core.errors import DimensionMismatch, EmbedderMismatch, InvalidVector, ShelflistError
+from shelflist.core.types import Chunk, Vector
+from shelflist.ledger.catalog import CollectionRecord
+
+_ROWS_PER_CHECK = 1_000
+
+
+def given_vectors(collection: CollectionRecord, chunks: Sequence[Chunk]) -> list[Vector | ShelflistError | None]:
+    """What each chunk brings as float32 (dimensions,), or why it cannot be used; None where the embedder is to make one."""
+    if collection.embedder is not None:
+        brought = [chunk.embedding is not None for chunk in chunks]
+        return [_not_ours(collection) if one else None for one in brought] if any(brought) else [None] * len(chunks)
+    found: list[Vector | ShelflistError | None] = []
+    for start in range(0, len(chunks), _ROWS_PER_CHECK):
+        found += _checked(collection, chunks[start : start + _ROWS_PER_CHECK])
+    return found
+
+
+def usable_vector(embedding: object, dimensions: int, fingerprint: str, *, cosine: bool) -> Vector:
+    """float32 (dimensions,), or DimensionMismatch / InvalidVector saying what is wrong."""
+    try:
+        vector = np.asarray(embedding, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidVector(f"An embedding is not a row of numbers: {error}") from None
+    if vector.ndim != 1 or len(vector) != dimensions:
+        raise DimensionMismatch(
+            f"An embedding has shape {vector.shape}; the collection's space {fingerprint!r} has {dimensions} dimensions."
+        )
+    if not np.isfinite(vector).all():
+        raise InvalidVector("An embedding holds NaN or infinity. Check the embedder that made it.")
+    if cosine and not vector.any():
+        raise InvalidVector("An embedding is all zeros, which has no direction. Check the embedder that made it.")
+    return vector
+
+
+def _checked(collection: CollectionRecord, chunks: Sequence[Chunk]) -> Sequence[Vector | ShelflistError | None]:
+    """All in one step, outside the interpreter's lock; one by one only if there is something to name."""
+    try:
+        rows = np.array([chunk.embedding for chunk in chunks], dtype=np.float32)
+    except (TypeError, ValueError):
+        rows = np.empty((0, 0), np.float32)
+    sound = rows.shape == (len(chunks), collection.dimensions) and np.isfinite(rows).all()
+    if sound and (collection.metric != "cosine" or rows.any(axis=1).all()):
+        return list(rows)
+    return [_one(collection, chunk) for chunk in chunks]
+
+
+def _one(collection: CollectionRecord, chunk: Chunk) -> Vector | ShelflistError:
+    if chunk.embedding is None:
+        return InvalidVector(
+            f"The collection {collection.name!r} has no embedder, so every chunk needs an embedding of "
+            f"{collection.dimensions} dimensions ({collection.fingerprint})."
+        )
+    try:
+        return usable_vector(
+            chunk.embedding, collection.dimensions, collection.fingerprint, cosine=collection.metric == "cosine"
+        )
+    except ShelflistError as error:
+        return error
+
+
+def _not_ours(collection: CollectionRecord) -> EmbedderMismatch:
+    return EmbedderMismatch(
+        f"The collection {collection.name!r} embeds its texts itself ({collection.fingerprint}); a chunk brings a "
+        "vector of unknown origin. Leave embedding= out, or make a collection with embedder=None and fingerprint=."
+    )
