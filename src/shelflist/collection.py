@@ -282,6 +282,7 @@ class Collection:
         return {
             "collection": record.name,
             "url": self.url,
+            "ledger": parts.ledger_url,
             "tenant": self._tenant,
             "documents": len(parts.ledger.documents.present(record.collection_id, self._tenant)),
             "chunks": parts.ledger.documents.counts(record.generation_id, record.collection_id, self._tenant),

@@ -230,6 +230,10 @@ class Settings:
         return settings
 
     def require_url(self) -> str:
+        if self.url is None and self.file is not None:
+            raise ConfigError(
+                f"{self.file} names no url; one that holds a secret is not written there. Set SHELFLIST_URL, or give --url."
+            )
         if self.url is None:
             raise ConfigError(
                 f"No index is named: there is no {FILE_NAME} here or above. Create one with: "

@@ -10,7 +10,7 @@ from shelflist.core.types import IndexSpec, ProgressListener
 from shelflist.indexing.copy import Copier, CopyReport
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.ledger import Ledger
-from shelflist.opening import Opened, Wanted, check_marker, generation_spec, ledger_database, open_parts
+from shelflist.opening import Opened, Wanted, check_marker, generation_spec, ledger_database, ledger_place, open_parts
 from shelflist.stores.protocol import Store
 from shelflist.stores.registry import open_store, require_scheme
 
@@ -105,12 +105,13 @@ def open_twin(
         opened = Ledger(database)
         _refuse_same_place(place, store, opened, original)
         record = opened.catalog.find(name)
-        check_marker(store, opened, place, name, known=record is not None)
+        where = ledger_place(place, ledger)
+        check_marker(store, opened, place, where, name, known=record is not None)
         if record is None:
             record = _create_twin(opened, store, place, name, original.record, index)
         else:
             _require_twin(record, original.record, place)
-        twin = Opened(str(place), store, opened, record, None)
+        twin = Opened(str(place), where, store, opened, record, None)
         _follow_fields(twin, original)
     except BaseException:
         store.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from shelflist.config import StoreUrl, parse_url
+from shelflist.config import StoreUrl, has_secret, parse_url, redact
 from shelflist.core.errors import (
     CollectionMismatch,
     CollectionNotFound,
@@ -63,9 +64,16 @@ class Opened:
     """The parts of one open collection."""
 
     def __init__(
-        self, url: str, store: Store, ledger: Ledger, record: CollectionRecord, embedder: Embedder | None
+        self,
+        url: str,
+        ledger_url: str,
+        store: Store,
+        ledger: Ledger,
+        record: CollectionRecord,
+        embedder: Embedder | None,
     ) -> None:
         self.url = url
+        self.ledger_url = ledger_url
         self.store = store
         self.ledger = ledger
         self.embedder = embedder
@@ -172,21 +180,22 @@ def open_parts(
     place = parse_url(url)
     require_scheme(place)
     if not create and not _exists(place, ledger):
-        raise CollectionNotFound(_not_found(name, place))
+        raise CollectionNotFound(_not_found(name, place, ledger))
     store = open_store(place, busy_timeout)
     database: Database | None = None
     try:
         database = ledger_database(place, store, ledger, busy_timeout)
         if not create and not is_ledger(database):  # looking must not make tables in a database of somebody else's
-            raise CollectionNotFound(_not_found(name, place))
+            raise CollectionNotFound(_not_found(name, place, ledger))
         opened = Ledger(database)
         record = opened.catalog.find(name)
         if record is None and not create:
-            raise CollectionNotFound(_not_found(name, place, opened.catalog.names()))
+            raise CollectionNotFound(_not_found(name, place, ledger, opened.catalog.names()))
         if emptied and record is not None and store.read_marker(name) is None:
             store.create(generation_spec(record))
             store.write_marker(name, opened.ledger_id)
-        check_marker(store, opened, place, name, known=record is not None)
+        where = ledger_place(place, ledger)
+        check_marker(store, opened, place, where, name, known=record is not None)
         embedder = _embedder(wanted, record) if load_embedder else None
         if record is None:
             record = _create(opened, store, name, wanted, embedder)
@@ -198,7 +207,7 @@ def open_parts(
             database.close()
         raise
     guarded = GuardedEmbedder(embedder, record) if embedder is not None else None
-    return Opened(str(place), store, opened, record, guarded)
+    return Opened(str(place), where, store, opened, record, guarded)
 
 
 def collection_names(url: str, ledger: str | None = None) -> list[str]:
@@ -254,6 +263,11 @@ def ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_time
     return database
 
 
+def ledger_place(place: StoreUrl, ledger: str | None) -> str:
+    """Where the ledger is, for people to read."""
+    return str(place) if ledger is None else redact(ledger)
+
+
 def _exists(place: StoreUrl, ledger: str | None) -> bool:
     """Whether there can be a collection; only what is asked of the file system, servers are asked when they are opened."""
     where = None if ledger is None else parse_url(ledger)
@@ -262,19 +276,27 @@ def _exists(place: StoreUrl, ledger: str | None) -> bool:
     return place.scheme != "file" or (Path(place.path) / "shelflist.db").exists()
 
 
-def _not_found(name: str, place: StoreUrl, names: Sequence[str] = ()) -> str:
+def _not_found(name: str, place: StoreUrl, ledger: str | None, names: Sequence[str] = ()) -> str:
     there = f" There is: {', '.join(names)}." if names else ""
-    return f"No collection {name!r} at {place}.{there} Make it with: shelflist init --url {place} --collection {name}"
+    words, hidden = ["shelflist init"], []
+    for flag, url in (("url", place.raw), ("ledger", ledger)):
+        if url is not None and has_secret(url):
+            hidden.append(f"SHELFLIST_{flag.upper()}")
+        elif url is not None:
+            words.append(f"--{flag} {shlex.quote(redact(url))}")
+    secret = f" (with the secret URL in {' and '.join(hidden)})" if hidden else ""
+    return f"No collection {name!r} at {place}.{there} Make it with: {' '.join(words)} --collection {name}{secret}"
 
 
-def check_marker(store: Store, ledger: Ledger, place: StoreUrl, name: str, *, known: bool) -> None:
+def check_marker(store: Store, ledger: Ledger, place: StoreUrl, where: str, name: str, *, known: bool) -> None:
+    """MarkerMismatch unless the store's collection is this ledger's, which is at `where`."""
     marker = store.read_marker(name)
     if marker == ledger.ledger_id or (marker is None and not known):
         return
     if marker is not None:
         raise MarkerMismatch(
-            f"The collection {name!r} in the store {place} belongs to another ledger ({marker}; this one is "
-            f"{ledger.ledger_id}). Open it with the ledger it was made with (ledger=…, --ledger, SHELFLIST_LEDGER)."
+            f"The collection {name!r} in the store {place} belongs to another ledger ({marker}); this one, "
+            f"{where}, is {ledger.ledger_id}. Open it with the ledger it was made with (ledger=…, --ledger, SHELFLIST_LEDGER)."
         )
     if not store.capabilities.durable:
         raise MarkerMismatch(

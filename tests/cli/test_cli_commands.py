@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -63,12 +64,25 @@ def test_an_expected_error_is_a_line_and_code_1(shell: Shell, fake: FakeCollecti
 
 @pytest.mark.parametrize("arguments", ALL, ids=" ".join)
 def test_a_missing_collection_names_the_command_that_makes_it(
-    shell: Shell, shelf: FakeShelf, arguments: tuple[str, ...]
+    shell: Shell, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    result = shell(*arguments, "--url", "file:./nowhere", "--collection", "pages")
-    assert result.code == 1
-    assert "Create it with: shelflist init --url file:" in result.err and "--collection pages" in result.err
-    assert all(options["create"] is False for _, _, options in shelf.opened)
+    where = ("--url", "file:./no where", "--ledger", "sqlite:./ledger.db", "--collection", "pages")
+    result = shell(*arguments, *where)
+    assert result.code == 1 and not list(tmp_path.iterdir())
+    init = result.err.partition("Make it with: ")[2]
+    assert init.startswith("shelflist init --url 'file:") and "--collection pages" in init
+    assert shell(*shlex.split(init)[1:]).code == 0
+    assert "No collection" not in shell(*arguments, *where).err
+
+
+def test_a_command_that_makes_a_collection_shows_no_secret(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("nothing is opened where the ledger is not even there")
+
+    monkeypatch.setattr("shelflist.opening.open_store", refuse)
+    result = shell("status", "--url", "qdrant://:s3cret@nowhere", "--ledger", "sqlite:./ledger.db")
+    assert result.code == 1 and "s3cret" not in result.err and "***" not in result.err.partition("Make it with:")[2]
+    assert "with the secret URL in SHELFLIST_URL" in result.err and "--ledger sqlite:" in result.err
 
 
 def test_without_any_url_the_way_to_start_is_named(shell: Shell, shelf: FakeShelf) -> None:
@@ -351,9 +365,26 @@ def test_a_file_of_chunks_takes_no_chunker_and_no_globs(
     (tmp_path / "chunks.parquet").write_text("")
     (tmp_path / "page.md").write_text("")
     assert shell("sync", "chunks.parquet").code == shell("sync", "page.md").code == 0
-    assert shelf.sources == [("chunks.parquet", {}), ("page.md", {"chunker": (512, 50)})]
+    assert shelf.sources == [("chunks.parquet", {"columns": {}}), ("page.md", {"chunker": (512, 50)})]
     refused = shell("sync", "page.md", "--include", "*.md")
     assert refused.code == 2 and "page.md is a file" in refused.err
+
+
+def test_columns_of_a_file_of_chunks(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "chunks.jsonl").write_text('{"document_id": "a", "body": "Keys rotate.", "embedding": "no row"}\n')
+    (tmp_path / "page.md").write_text("")
+    shell("init", "--url", "file:./index")
+    unnamed = shell("sync", "chunks.jsonl")
+    assert unnamed.code == 1 and "--column content=body" in unnamed.err
+    assert shell("sync", "chunks.jsonl", "--column", "content=body", "--column", "embedding=").code == 0
+    assert shell("documents", "--json").json["documents"][0]["chunks"] == 1
+    for path, column, said in (
+        ("page.md", "content=body", "page.md is none"),
+        ("chunks.jsonl", "body", "is not PART=NAME"),
+    ):
+        refused = shell("sync", path, "--column", column)
+        assert refused.code == 2 and said in refused.err
+    assert "no part 'contents'" in shell("sync", "chunks.jsonl", "--column", "contents=body").err
 
 
 def test_a_source_has_one_name_from_wherever_it_is_synced(
@@ -374,8 +405,8 @@ def test_failures_are_named_and_end_with_1(shell: Shell, fake: FakeCollection) -
     fake.answers["sync_all"] = SyncReport(added=2, documents_added=1, failures=failures, warnings=["cut short"])
     result = shell("sync", ".")
     assert result.code == 1
-    assert "Failed: page-0.md: not UTF-8" in result.err and "page-1.md, chunk 1: not UTF-8" in result.err
-    assert "page-25.md" not in result.err and "10 more" in result.err
+    assert "Failed: page-0.md; page-1.md, chunk 1; page-2.md, chunk 2" in result.err
+    assert "and 25 more: not UTF-8" in result.err and "page-25.md" not in result.err
     assert "Warning: cut short" in result.err and "2 added" in result.out
     as_json = shell("sync", ".", "--json")
     assert as_json.code == 1 and as_json.json["failed"] == 30 and len(as_json.json["failures"]) == 30

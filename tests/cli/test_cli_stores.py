@@ -69,7 +69,7 @@ def test_init_takes_an_index_and_writes_it_down(shell: Shell, shelf: FakeShelf, 
     }
     assert shell("init", "--index", "hnsw(m=32)").code == 0  # the same in other words
     other = shell("init", "--index", "hnsw(m=8)")
-    assert other.code == 1 and "index is 'hnsw(m=32, ef_construction=128)' there" in other.err
+    assert other.code == 1 and "index is hnsw(m=32, ef_construction=128) there" in other.err
 
 
 def test_a_wrong_index_is_wrong_usage(shell: Shell, shelf: FakeShelf, tmp_path: Path) -> None:

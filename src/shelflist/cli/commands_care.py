@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from shelflist.cli.options import Invocation, collection_options
-from shelflist.cli.output import print_json, say
+from shelflist.cli.output import counted, print_json, say
 
 _SHOWN = 10
 _DIFFERENCES_FOUND = 3
@@ -34,9 +36,9 @@ def verify_command(invocation: Invocation, sample: int) -> None:
         raise click.exceptions.Exit(_DIFFERENCES_FOUND)
 
 
-def _print(found: dict[str, object]) -> None:
-    say(f"Ledger     {found['ledger']:,} chunks should be there")
-    say(f"Store      {found['store']:,} chunks are there")
+def _print(found: dict[str, Any]) -> None:
+    say(f"Ledger     {counted(found['ledger'], 'chunk')} expected")
+    say(f"Store      {counted(found['store'], 'chunk')} found")
     say(f"Vectors    {found['vectors_checked']:,} compared")
     for key, meaning in (
         ("missing", "in the ledger, not in the store"),
@@ -47,15 +49,16 @@ def _print(found: dict[str, object]) -> None:
         ids = found.get(key)
         if isinstance(ids, list) and ids:
             more = ", …" if len(ids) > _SHOWN else ""
-            say(f"{len(ids):,} chunks {meaning}: {', '.join(map(str, ids[:_SHOWN]))}{more}", fg="red")
+            say(f"{counted(len(ids), 'chunk')} {meaning}: {', '.join(map(str, ids[:_SHOWN]))}{more}", fg="red")
     documents = found.get("missing_documents")
     if isinstance(documents, list) and documents:
         say(f"They belong to: {', '.join(map(str, documents[:_SHOWN]))}{', …' if len(documents) > _SHOWN else ''}")
     if found.get("keywords_ok") is False:
         say("The keyword index does not hold the same chunks.", fg="red")
-    for key, meaning in (("condemned", "chunks wait for purge"), ("unfinished", "documents were interrupted")):
+    for key, meaning in (("condemned", "waiting for purge"), ("unfinished", "interrupted")):
         if found.get(key):
-            say(f"{found[key]:,} {meaning} (this is not a difference)", dim=True)
+            noun = "chunk" if key == "condemned" else "document"
+            say(f"{counted(found[key], noun)} {meaning} (this is not a difference)", dim=True)
     if found["ok"]:
         say("What is searched is what was written.", fg="green")
     else:
@@ -107,4 +110,4 @@ def purge_command(invocation: Invocation) -> None:
     if invocation.as_json:
         print_json({"collection": name, "purged": purged})
     else:
-        say(f"Purged {purged:,} condemned chunks.")
+        say(f"Purged {counted(purged, 'condemned chunk')}.")

@@ -54,7 +54,7 @@ def documents_command(invocation: Invocation, prefix: str | None, limit: int) ->
         return
     columns = [column for column in documents[0] if column != "tenant" or any(one["tenant"] for one in documents)]
     rows = [[when(one[c]) if c == "updated_at" else one[c] for c in columns] for one in documents]
-    print_table([column.replace("_", " ") for column in columns], rows)
+    print_table(columns, rows)
     if more:
         say(f"There are more than {limit}: see them with --limit, or narrow with --prefix.", dim=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,9 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
     declared = ", ".join(f"{name} ({kind})" for name, kind in facts["fields"].items()) or "none"
     say(f"The collection {collection.name!r} is ready at {redact(url)}. Fields: {declared}.")
     say(f"{'Wrote' if wrote else 'Kept'} {relative(path)}. Next:")
+    for key in ("url", "ledger"):
+        if has_secret(getattr(settings, key) or "") and f"SHELFLIST_{key.upper()}" not in os.environ:
+            say(f"  export SHELFLIST_{key.upper()}='{redact(getattr(settings, key))}'   # with the secret")
     say(f"  shelflist sync ./docs{f' --collection {settings.collection}' if beside else ''}")
 
 
@@ -137,8 +142,14 @@ def _differences(one: Settings, other: Settings) -> str:
         there, here = (getattr(settings, key) for settings in (one, other))
         if key in ("url", "ledger"):
             there, here = (value and redact(value) for value in (there, here))
-        said.append(f"{key} is {there!r} there, {here!r} here")
+        said.append(f"{key} is {_said(there)} there, {_said(here)} here")
     return "; ".join(said)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {kind}" for name, kind in value.items()) or "none"
+    return "not given" if value is None else str(value)
 
 
 def _from_here(url: str | None, here: Path) -> str | None:

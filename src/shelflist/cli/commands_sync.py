@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shelflist.cli.options import Invocation, collection_options, tenant_option
-from shelflist.cli.output import print_json, relative, say, warn
+from shelflist.cli.output import print_json, printable, relative, say, warn
 from shelflist.cli.progress import progress_listener
 from shelflist.core.errors import UnreadableSource
 
 if TYPE_CHECKING:
     from shelflist import Chunker, SyncReport
+    from shelflist.core.types import Failure
 
 _SHOWN_FAILURES = 20
+_SHOWN_NAMES = 5
 _CHUNK_FILES = (".jsonl", ".ndjson", ".parquet", ".pq")
 
 _SOURCE_OPTIONS = (
@@ -37,6 +39,14 @@ _SOURCE_OPTIONS = (
         "--include", multiple=True, metavar="GLOB", help="Only files like this, for example '*.md'. Repeatable."
     ),
     click.option("--exclude", multiple=True, metavar="GLOB", help="No files like this. Repeatable."),
+    click.option(
+        "--column",
+        "columns",
+        multiple=True,
+        metavar="PART=NAME",
+        help="In a file of chunks, the column that holds the PART (document_id, content, embedding, metadata, section, "
+        "chunk_strategy, tenant) if its name is another; without NAME the part is left out. Repeatable.",
+    ),
     click.option(
         "--delete-missing/--keep-missing",
         "delete_missing",
@@ -110,6 +120,7 @@ def _run(
     chunk_overlap: int,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    columns: tuple[str, ...],
     delete_missing: bool | None,
     allow_removal: bool,
     on_failed: str = "keep_old",
@@ -130,7 +141,7 @@ def _run(
     started = time.perf_counter()
     with invocation.bound() as collection:
         for path in paths:
-            opened = shelflist.open_source(path, **_source_options(path, prefix, include, exclude, chunker))
+            opened = shelflist.open_source(path, **_source_options(path, prefix, include, exclude, columns, chunker))
             named = source or _source_name(opened.name, path, invocation.settings.file)
             removes = Path(path).is_dir() if delete_missing is None else delete_missing
             settings: dict[str, Any] = {
@@ -159,17 +170,35 @@ def _run(
 
 
 def _source_options(
-    path: str, prefix: str | None, include: tuple[str, ...], exclude: tuple[str, ...], chunker: Chunker
+    path: str,
+    prefix: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    columns: tuple[str, ...],
+    chunker: Chunker,
 ) -> dict[str, Any]:
     """What `open_source` takes for what stands at the path."""
     options: dict[str, Any] = {} if prefix is None else {"prefix": prefix}
+    is_table = Path(path).suffix.lower() in _CHUNK_FILES and not Path(path).is_dir()
+    if columns and not is_table:
+        raise click.UsageError(f"--column names a column of a .jsonl or .parquet file; {path} is none.")
     if Path(path).is_dir():
         return {**options, "chunker": chunker, "include": include or None, "exclude": exclude or None}
     if include or exclude:
         raise click.UsageError(f"--include and --exclude choose files of a folder; {path} is a file.")
-    if Path(path).suffix.lower() in _CHUNK_FILES:
-        return options
+    if is_table:
+        return {**options, "columns": _columns(columns)}
     return {**options, "chunker": chunker}
+
+
+def _columns(given: tuple[str, ...]) -> dict[str, str | None]:
+    columns: dict[str, str | None] = {}
+    for one in given:
+        part, equals, name = (text.strip() for text in one.partition("="))
+        if not part or not equals:
+            raise click.BadParameter(f"{one!r} is not PART=NAME, for example content=body", param_hint="'--column'")
+        columns[part] = name or None
+    return columns
 
 
 def _source_name(name: str, path: str, settings_file: Path | None) -> str:
@@ -197,8 +226,12 @@ def _print(report: SyncReport, seconds: float, planned: bool, paths: tuple[str, 
         say(f"{seconds:.2f} s{rate}", dim=True)
     for text in report.warnings:
         warn(text)
-    for failure in report.failures[:_SHOWN_FAILURES]:
-        where = "" if failure.position is None else f", chunk {failure.position}"
-        click.echo(f"Failed: {failure.document_id}{where}: {failure.error}", err=True)
-    if len(report.failures) > _SHOWN_FAILURES:
-        click.echo(f"… and {len(report.failures) - _SHOWN_FAILURES} more; --json lists all.", err=True)
+    by_error: dict[str, list[Failure]] = {}
+    for failure in report.failures:
+        by_error.setdefault(failure.error, []).append(failure)
+    for error, failures in list(by_error.items())[:_SHOWN_FAILURES]:
+        names = [one.document_id + ("" if one.position is None else f", chunk {one.position}") for one in failures]
+        more = f" and {len(names) - _SHOWN_NAMES:,} more" if len(names) > _SHOWN_NAMES else ""
+        click.echo(printable(f"Failed: {'; '.join(names[:_SHOWN_NAMES])}{more}: {error}"), err=True)
+    if len(by_error) > _SHOWN_FAILURES:
+        click.echo(f"… and {len(by_error) - _SHOWN_FAILURES} other errors; --json lists all.", err=True)

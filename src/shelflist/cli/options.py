@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shelflist.cli.output import Failed, log_to_stderr, warn
-from shelflist.config import Settings, redact
-from shelflist.core.errors import CollectionNotFound, ConfigError, ShelflistError
+from shelflist.config import Settings
+from shelflist.core.errors import ConfigError, ShelflistError
 
 if TYPE_CHECKING:
     from shelflist import Collection
@@ -32,7 +32,7 @@ class Invocation:
 
     @contextmanager
     def collection(self, *, compare: bool = True, emptied: bool = False) -> Iterator[Collection]:
-        """The existing collection that the settings name. CollectionNotFound names the command that creates it.
+        """The existing collection that the settings name. CollectionNotFound if there is none.
 
         `compare`: warn if the shelflist.toml in use declares other fields. `emptied`: see `shelflist.open`.
         """
@@ -43,12 +43,9 @@ class Invocation:
         options: dict[str, Any] = {}
         if settings.embedder is not None and settings.embedder != "none":
             options["embedder"] = settings.embedder
-        try:
-            opened = shelflist.open(
-                url, settings.collection, ledger=settings.ledger, create=False, emptied=emptied, **options
-            )
-        except CollectionNotFound as error:
-            raise CollectionNotFound(self._how_to_create(error)) from error
+        opened = shelflist.open(
+            url, settings.collection, ledger=settings.ledger, create=False, emptied=emptied, **options
+        )
         with opened as collection:
             if compare:
                 self._compare_with_file(collection)
@@ -59,13 +56,6 @@ class Invocation:
         """The collection, bound to the tenant if one is given."""
         with self.collection() as collection:
             yield collection if self.settings.tenant is None else collection.tenant(self.settings.tenant)
-
-    def _how_to_create(self, error: CollectionNotFound) -> str:
-        text = str(error)
-        if "shelflist init" in text:
-            return text
-        url = redact(self.settings.url or "")
-        return f"{text.rstrip('.')}. Create it with: shelflist init --url {url} --collection {self.settings.collection}"
 
     def _compare_with_file(self, collection: Collection) -> None:
         """A file that says something else than the collection is obeyed by nobody: say so."""

@@ -115,6 +115,11 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 chunk`, `2,000 chunks`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def when(seconds: float) -> str:
     """A moment, given as seconds since the epoch."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -155,7 +160,7 @@ def print_facts(facts: Mapping[str, Any], *, title: str | None = None) -> None:
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     lines: list[tuple[str, Any]] = []
     for name, value in facts.items():
-        label = f"{prefix}{name}".replace("_", " ")
+        label = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
             lines += _flat(value, f"{prefix}{name}.")
         else:

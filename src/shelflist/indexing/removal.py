@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shelflist.core.errors import RemovalRefused
+from shelflist.core.types import SyncReport
 from shelflist.ledger.documents import DocumentRecord
 from shelflist.ledger.revisions import Revision
 
@@ -23,13 +24,19 @@ class Spared:
         return document_id in self.ids or any(document_id.startswith(prefix) for prefix in self.prefixes)
 
 
-def require_few(gone: Sequence[DocumentRecord], before: int, collection: str) -> None:
-    """RemovalRefused if these are more than a third of the `before` documents that were there."""
+def require_few(gone: Sequence[DocumentRecord], before: int, collection: str, planned: SyncReport | None) -> None:
+    """RemovalRefused if these are more than a third of the `before` documents that were there. `planned`: of a plan."""
     if len(gone) > before * _REMOVAL_SHARE:
+        kept = "Nothing was deleted; what was added or changed is kept."
+        if planned is not None:
+            kept = (
+                f"Besides, {planned.documents_added} would be added and {planned.documents_changed} changed "
+                f"({planned.embedded} texts to embed). Nothing was done."
+            )
         raise RemovalRefused(
             f"This pass would delete {len(gone)} of {before} documents of {collection!r} "
-            f"({', '.join(record.document_id for record in gone[:3])}, …), more than a third. Nothing was deleted; "
-            "what was added or changed is kept. If it is meant, say so with --allow-removal (allow_removal=True)."
+            f"({', '.join(record.document_id for record in gone[:3])}, …), more than a third. {kept} "
+            "If it is meant, say so with --allow-removal (allow_removal=True)."
         )
 
 

@@ -49,7 +49,7 @@ class Table:
         self.columns = dict(columns or {})
         for role in self.columns:
             if role not in _COLUMNS:
-                raise InvalidInput(f"Unknown column role {role!r} in columns=. Use: {', '.join(_COLUMNS)}")
+                raise InvalidInput(f"A row has no part {role!r} (columns=, --column). Parts: {', '.join(_COLUMNS)}")
         self.metadata_columns = None if metadata_columns is None else tuple(metadata_columns)
         self.prefix = prefix
         self.name = name or source_name(self.kind, self.path)
@@ -154,11 +154,12 @@ class Table:
         names = [str(name) for name in names]
         wanted = self._name(role)
         alternatives = " or ".join(repr(name) for name in ((wanted,) if self.columns.get(role) else _COLUMNS[role]))
-        near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.3)
-        guess = near[0] if near else (names[0] if names else "NAME")
+        taken = {name for part, others in _COLUMNS.items() if part != role for name in others}
+        free = [name for name in names if name not in taken]
+        guess = next(iter(difflib.get_close_matches(wanted, free, n=1, cutoff=0.3) or free), "NAME")
         return UnreadableSource(
             f"{where}: no column {alternatives} (there are: {', '.join(names) or 'none'}). "
-            f"Name the right one with columns={{{role!r}: {guess!r}}}"
+            f"Name the right one with columns={{{role!r}: {guess!r}}} (--column {role}={guess})"
         )
 
 

@@ -211,10 +211,10 @@ class Sync:
                 self._fail(item.document_id, "The document comes twice in one pass. Give each document_id once.")
                 continue
             if record and not record.removed and record.source_id != source_id:
-                error = self._conflict(record)
+                conflict = self._conflict(record)
                 if self._single:
-                    raise error
-                self._fail(item.document_id, str(error))
+                    raise SourceConflict(f"The document {record.document_id!r} {conflict}")
+                self._fail(item.document_id, f"It {conflict}")
                 continue
             if record:
                 self._seen.add(record.document_key)
@@ -310,7 +310,7 @@ class Sync:
             0 if self._dry else self._report.documents_added
         )
         if not allow_removal:
-            require_few(gone, before, self._collection.name)
+            require_few(gone, before, self._collection.name, self._report if self._dry else None)
         members = self._ledger.documents.members(self._collection.generation_id, [one.document_key for one in gone])
         revisions = [removal(record, [one.chunk_key for one in members[record.document_key]]) for record in gone]
         kept: set[int] = set()
@@ -342,9 +342,9 @@ class Sync:
     def _give_up(self, document_id: str) -> None:
         self._fail(document_id, "Other writers kept changing this document. Sync it again.")
 
-    def _conflict(self, record: DocumentRecord) -> SourceConflict:
-        return SourceConflict(
-            f"The document {record.document_id!r} belongs to the source {record.source!r}, not to {self._source!r}. "
+    def _conflict(self, record: DocumentRecord) -> str:
+        return (
+            f"belongs to the source {record.source!r}, not to {self._source!r}. "
             "Two places with files of the same name: give one a prefix (--prefix NAME/). One place under a new name: "
             f"sync it as --source {record.source} (source={record.source!r}); as a folder, what it lacks is then removed."
         )

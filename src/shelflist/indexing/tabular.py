@@ -172,7 +172,7 @@ class Parquet(Table):
             if not is_list or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
                 raise UnreadableSource(
                     f"{self.path}: column {embedding!r} must hold lists of numbers, its type is {kind}. "
-                    "Leave it out with columns={'embedding': None}"
+                    "Leave it out with columns={'embedding': None} (--column embedding=)"
                 )
         return layout
 

@@ -21,8 +21,8 @@ def migrations() -> list[tuple[int, str]]:
 
 
 def is_ledger(database: Database) -> bool:
-    with database.read() as tx:
-        return _version(tx, dialect_of(database)) is not None
+    """Whether a ledger is there; LedgerTooNew if it is one of a newer Shelflist."""
+    return _known_version(database, dialect_of(database)) is not None
 
 
 def open_schema(database: Database) -> str:
@@ -30,13 +30,7 @@ def open_schema(database: Database) -> str:
     steps = migrations()
     newest = steps[-1][0]
     dialect = dialect_of(database)
-    with database.read() as tx:
-        version = _version(tx, dialect)
-    if version is not None and version > newest:
-        raise LedgerTooNew(
-            f"This index has ledger version {version}; this Shelflist knows up to {newest}. "
-            "Upgrade with: pip install -U shelflist. Nothing was changed."
-        )
+    version = _known_version(database, dialect)
     if version != newest:
         with database.write() as tx:
             dialect.take_turns(tx, "migration")
@@ -44,6 +38,18 @@ def open_schema(database: Database) -> str:
     with database.read() as tx:
         (ledger_id,) = tx.execute("SELECT value FROM sl_meta WHERE key = 'ledger_id'").fetchone()
     return str(ledger_id)
+
+
+def _known_version(database: Database, dialect: Dialect) -> int | None:
+    with database.read() as tx:
+        version = _version(tx, dialect)
+    newest = migrations()[-1][0]
+    if version is not None and version > newest:
+        raise LedgerTooNew(
+            f"This index has ledger version {version}; this Shelflist knows up to {newest}. "
+            "Upgrade with: pip install -U shelflist. Nothing was changed."
+        )
+    return version
 
 
 def _migrate(tx: Transaction, steps: list[tuple[int, str]], dialect: Dialect) -> None:
