@@ -16,7 +16,6 @@ from shelflist.core.errors import (
     InvalidInput,
     TenantForbidden,
     TenantRequired,
-    UnsupportedIndex,
 )
 from shelflist.core.fields import Fields
 from shelflist.core.filters import Filter, prepare
@@ -47,7 +46,9 @@ from shelflist.indexing.sync import Sync, checked_document_id
 from shelflist.ledger.documents import DocumentRecord
 from shelflist.opening import UNSET, Opened, Unset, Wanted, collection_names, open_parts
 from shelflist.searching.fusion import Fusion
-from shelflist.searching.search import Request, Searcher, str_id
+from shelflist.searching.inspection import Inspection
+from shelflist.searching.request import Request
+from shelflist.searching.search import Searcher
 
 if TYPE_CHECKING:
     from shelflist.indexing.copy import CopyReport
@@ -249,7 +250,10 @@ class Collection:
         text, vector = self._query(query)
         if rerank is not None and text is None:
             raise InvalidInput("A reranker reads the query's text; a vector has none. Search with the text.")
-        request = self._request(limit, where, mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool)
+        request = Request(
+            limit, self._prepared(where), mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool
+        )
+        request.require_settings(self._opened.store.capabilities)
         return self._search(text, vector, request)
 
     def search_many(self, queries: Sequence[Query], **options: Any) -> list[Hits]:
@@ -278,73 +282,25 @@ class Collection:
     def status(self) -> dict[str, Any]:
         """Numbers and settings: documents, chunks by index status, condemned points, the store's own numbers."""
         parts = self._parts
-        record = parts.record
-        return {
-            "collection": record.name,
-            "url": self.url,
-            "ledger": parts.ledger_url,
-            "tenant": self._tenant,
-            "documents": len(parts.ledger.documents.present(record.collection_id, self._tenant)),
-            "chunks": parts.ledger.documents.counts(record.generation_id, record.collection_id, self._tenant),
-            "unfinished": parts.ledger.revisions.open_count(record.generation_id),
-            "embedder": record.embedder,
-            "fingerprint": record.fingerprint,
-            "dimensions": record.dimensions,
-            "metric": record.metric,
-            "tenancy": record.tenancy,
-            "fields": record.fields.to_json(),
-            "index": record.index.kind if record.index else "auto",
-            "target_recall": record.target_recall,
-            "store": {"kind": parts.store.capabilities.store, **parts.store.stats(parts.spec)},
-        }
+        place = {"collection": parts.record.name, "url": parts.url, "ledger": parts.ledger_url, "tenant": self._tenant}
+        return {**place, **self._inspection().status()}
 
     def documents(self, limit: int | None = None, prefix: str | None = None) -> list[dict[str, Any]]:
         """Documents that searches see, by id."""
-        records = self._parts.ledger.documents.present(
-            self._parts.record.collection_id, self._tenant, prefix=prefix, limit=limit
-        )
-        return [_shown_document(record) for record in records]
+        return self._inspection().documents(limit, prefix)
 
     def show(self, document_id: str) -> dict[str, Any]:
         """A document and its chunks with their states; raises InvalidInput if it is not known."""
-        record = self._require(document_id)
-        rows = self._parts.ledger.documents.chunks(self._parts.record.generation_id, record.document_key)
-        chunks = [
-            {
-                **{name: value for name, value in row.items() if name not in ("point_id", "chunk_id")},
-                "chunk_id": str_id(row["chunk_id"]),
-                "metadata": self.fields.shown(row["metadata"]),
-            }
-            for row in rows
-        ]
-        return {**_shown_document(record), "chunks": chunks}
+        self._own_tenant()
+        return self._inspection().document(checked_document_id(document_id))
 
     def why(self, document_id: str, query: str, where: Where = None) -> dict[str, Any]:
         """Why a document is, or is not, among the answers: each chunk's state, filter, and rank in every leg."""
-        record = self._require(document_id)
-        condition = prepare(where, self.fields)
-        ranks = self._recovering(lambda: self._searcher().ranks(query, self._own_tenant(), condition))
-        chunks = []
-        for row in self._parts.ledger.documents.chunks(self._parts.record.generation_id, record.document_key):
-            point = row["point_id"]
-            place = {name: leg.get(point, (None, None)) for name, leg in ranks.items()}
-            chunks.append(
-                {
-                    "position": row["position"],
-                    "section": row["section"],
-                    "index_status": row["index_status"],
-                    "stale_reason": row["stale_reason"],
-                    "error": row["error"],
-                    "filter_matches": condition is None or condition.matches(row["metadata"]),
-                    **{
-                        f"{name}_rank": place.get(name, (None, None))[0]
-                        for name in ("dense", "keyword", "exact", "hybrid")
-                    },
-                    "distance": place.get("exact", (None, None))[1],
-                    "content": row["content"],
-                }
-            )
-        return {"document": _shown_document(record), "query": query, "chunks": chunks}
+        tenant, condition = self._own_tenant(), prepare(where, self.fields)
+        inspection, document_id = self._inspection(), checked_document_id(document_id)
+        inspection.require(document_id)
+        ranks = self._recovering(lambda: self._searcher().ranks(query, tenant, condition))
+        return inspection.why(document_id, query, condition, ranks)
 
     def verify(self, sample: int = 200) -> dict[str, Any]:
         """Compare ledger and store both ways and sample vectors; `ok` says whether what is searched is what was written."""
@@ -502,47 +458,12 @@ class Collection:
     def _searcher(self) -> Searcher:
         return Searcher(self._parts.generation)
 
+    def _inspection(self) -> Inspection:
+        return Inspection(self._parts.generation, self._tenant)
+
     def _maintenance(self) -> Maintenance:
         parts = self._parts
         return Maintenance(parts.generation, parts.vectors, parts.writer)
-
-    def _request(
-        self,
-        limit: int,
-        where: Where,
-        mode: Mode | None,
-        params: SearchParams,
-        min_score: float | None,
-        group_by: Literal["document_id"] | None,
-        fusion: Fusion,
-        alpha: float | None,
-        rerank: Reranker | None,
-        rerank_pool: int,
-    ) -> Request:
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise InvalidInput(f"limit={limit!r} is not a positive int.")
-        if mode not in (None, "dense", "keyword", "hybrid"):
-            raise InvalidInput(f"mode={mode!r} is not known. Use 'dense', 'keyword' or 'hybrid'.")
-        if fusion not in ("convex", "rrf", "native"):
-            raise InvalidInput(f"fusion={fusion!r} is not known. Use 'convex', 'rrf' or 'native'.")
-        if group_by not in (None, "document_id"):
-            raise InvalidInput(f"group_by={group_by!r} is not known. Use 'document_id', or leave it out.")
-        if alpha is not None and not (isinstance(alpha, (int, float)) and 0 <= alpha <= 1):
-            raise InvalidInput(f"alpha={alpha!r} is not between 0 (keyword only) and 1 (dense only).")
-        if min_score is not None and not isinstance(min_score, (int, float)):
-            raise InvalidInput(f"min_score={min_score!r} is not a number.")
-        if not isinstance(rerank_pool, int) or rerank_pool < 1:
-            raise InvalidInput(f"rerank_pool={rerank_pool!r} is not a positive int.")
-        kinds = self._opened.store.capabilities.index_kinds
-        for setting, kind in (("ef_search", "hnsw"), ("nprobe", "ivf")):
-            if getattr(params, setting) is not None and kind not in kinds:
-                raise UnsupportedIndex(
-                    f"{setting} is a setting of {kind} indexes, which this store has not (it has: "
-                    f"{', '.join(sorted(kinds))}). Leave it out."
-                )
-        return Request(
-            limit, self._prepared(where), mode, params, min_score, group_by, fusion, alpha, rerank, rerank_pool
-        )
 
     def _prepared(self, where: Where) -> Filter | None:
         try:
@@ -575,30 +496,8 @@ class Collection:
         return self._tenant
 
     def _find(self, document_id: str) -> DocumentRecord | None:
-        tenant = self._own_tenant() or ""
-        found = self._parts.ledger.documents.find(
-            self._parts.record.collection_id, tenant, [checked_document_id(document_id)]
-        ).get(document_id)
-        return None if found is None or found.removed or found.revision == 0 else found
-
-    def _require(self, document_id: str) -> DocumentRecord:
-        record = self._find(document_id)
-        if record is None:
-            raise InvalidInput(
-                f"No document {document_id!r} in {self.name!r}. List what is there with: shelflist documents"
-            )
-        return record
-
-
-def _shown_document(record: DocumentRecord) -> dict[str, Any]:
-    return {
-        "document_id": record.document_id,
-        "tenant": record.tenant or None,
-        "source": record.source,
-        "revision": record.revision,
-        "chunks": record.chunk_count,
-        "updated_at": record.updated_at,
-    }
+        self._own_tenant()
+        return self._inspection().find(checked_document_id(document_id))
 
 
 def open(

@@ -14,7 +14,8 @@ from shelflist.indexing.maintenance import Maintenance
 from shelflist.indexing.original import Original
 from shelflist.ledger.documents import ChunkRecord, DocumentRecord
 from shelflist.ledger.reading import DocumentHead
-from shelflist.searching.search import Request, Searcher
+from shelflist.searching.request import Request
+from shelflist.searching.search import Searcher
 
 _ANSWERS = 20
 _LIMIT = 10

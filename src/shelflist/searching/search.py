@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -23,15 +23,15 @@ from shelflist.core.types import (
     Hits,
     IndexStatus,
     Mode,
-    Reranker,
     SearchParams,
     Vector,
 )
 from shelflist.engine.exact import distances, prepared, score
 from shelflist.generation import Generation
 from shelflist.ledger.documents import LiveChunk
-from shelflist.searching.fusion import Fusion, convex, rrf
+from shelflist.searching.fusion import convex, rrf
 from shelflist.searching.recall import measure_recall
+from shelflist.searching.request import Request
 from shelflist.searching.scope import scope_of, unclaimed
 from shelflist.stores.protocol import Scope
 
@@ -41,22 +41,6 @@ DEFAULT_ALPHA = 0.5
 _TRIES = 50
 Answer = TypeVar("Answer")
 Ranks = dict[str, dict[bytes, tuple[int, float]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One search, as the caller asked for it. `filter` is checked and normalised."""
-
-    limit: int = 10
-    filter: Filter | None = None
-    mode: Mode | None = None
-    params: SearchParams = SearchParams()
-    min_score: float | None = None
-    group_by: Literal["document_id"] | None = None
-    fusion: Fusion = "convex"
-    alpha: float | None = None
-    rerank: Reranker | None = None
-    rerank_pool: int = 50
 
 
 @dataclass(slots=True)

@@ -1,0 +1,54 @@
+"""One search, as the caller asks for it; what cannot be meant is refused before anything is asked of the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shelflist.core.capabilities import Capabilities
+from shelflist.core.errors import InvalidInput, UnsupportedIndex
+from shelflist.core.filters.nodes import Filter
+from shelflist.core.types import Mode, Reranker, SearchParams
+from shelflist.searching.fusion import Fusion
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`filter` is checked and normalised; the other values are checked here, and raise InvalidInput."""
+
+    limit: int = 10
+    filter: Filter | None = None
+    mode: Mode | None = None
+    params: SearchParams = SearchParams()
+    min_score: float | None = None
+    group_by: Literal["document_id"] | None = None
+    fusion: Fusion = "convex"
+    alpha: float | None = None
+    rerank: Reranker | None = None
+    rerank_pool: int = 50
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1:
+            raise InvalidInput(f"limit={self.limit!r} is not a positive int.")
+        if self.mode not in (None, "dense", "keyword", "hybrid"):
+            raise InvalidInput(f"mode={self.mode!r} is not known. Use 'dense', 'keyword' or 'hybrid'.")
+        if self.fusion not in ("convex", "rrf", "native"):
+            raise InvalidInput(f"fusion={self.fusion!r} is not known. Use 'convex', 'rrf' or 'native'.")
+        if self.group_by not in (None, "document_id"):
+            raise InvalidInput(f"group_by={self.group_by!r} is not known. Use 'document_id', or leave it out.")
+        if self.alpha is not None and not (isinstance(self.alpha, (int, float)) and 0 <= self.alpha <= 1):
+            raise InvalidInput(f"alpha={self.alpha!r} is not between 0 (keyword only) and 1 (dense only).")
+        if self.min_score is not None and not isinstance(self.min_score, (int, float)):
+            raise InvalidInput(f"min_score={self.min_score!r} is not a number.")
+        if not isinstance(self.rerank_pool, int) or self.rerank_pool < 1:
+            raise InvalidInput(f"rerank_pool={self.rerank_pool!r} is not a positive int.")
+
+    def require_settings(self, capabilities: Capabilities) -> None:
+        """UnsupportedIndex for a setting of an index kind that the store has not."""
+        kinds = capabilities.index_kinds
+        for setting, kind in (("ef_search", "hnsw"), ("nprobe", "ivf")):
+            if getattr(self.params, setting) is not None and kind not in kinds:
+                raise UnsupportedIndex(
+                    f"{setting} is a setting of {kind} indexes, which this store has not (it has: "
+                    f"{', '.join(sorted(kinds))}). Leave it out."
+                )
