@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from shelflist.core.errors import ConfigError, EmbedderError, EmbedderMismatch, ShelflistError, Transient
+from shelflist.core.log import log
 from shelflist.core.types import SyncReport, Vector
 from shelflist.generation import Generation
 from shelflist.indexing.plan import PlannedDocument
+from shelflist.ledger.leases import Owner
 from shelflist.ledger.revisions import Condemned
 
 _TEXTS_PER_CALL = 1024
 _GIVE_UP_AFTER = 8
+_WAIT = 0.05
+_SLOW_WAIT = 5.0
 
 
 class VectorSource:
@@ -40,9 +45,8 @@ class VectorSource:
         report.cached += len(vectors)
         missing = [one for one in texts if one not in vectors]
         counts = self._token_counts(missing, texts)
-        report.tokens += sum(counts.values())
         self._warn_of_cut_texts(planned, counts, report)
-        errors = self._embed(missing, texts, vectors, report)
+        errors = self._embed(missing, texts, vectors, report, counts)
         for planned_document in planned:
             for chunk in planned_document.revision.new:
                 chunk.token_count = counts.get(chunk.text_hash)
@@ -76,7 +80,7 @@ class VectorSource:
         vectors = self.known(list(texts))
         missing = [one for one in texts if one not in vectors]
         if missing and self._embedder is not None:
-            self._embed(missing, texts, vectors, report)
+            self._embed(missing, texts, vectors, report, {})
         return vectors
 
     def known(self, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
@@ -112,18 +116,65 @@ class VectorSource:
             self._ledger.embeddings.forget(self._collection.fingerprint, hashes)
 
     def _embed(
-        self, missing: Sequence[bytes], texts: dict[bytes, str], vectors: dict[bytes, Vector], report: SyncReport
+        self,
+        missing: Sequence[bytes],
+        texts: dict[bytes, str],
+        vectors: dict[bytes, Vector],
+        report: SyncReport,
+        counts: dict[bytes, int],
     ) -> dict[bytes, str]:
+        """Fill `vectors`; the errors of texts that cannot be embedded. What another writer is embedding is waited for."""
         errors: dict[bytes, str] = {}
         if missing and self._embedder is None:
             raise EmbedderError(f"The collection {self._collection.name!r} has no embedder for new texts.")
+        while missing:
+            elsewhere = self._embed_own(missing, texts, vectors, report, counts, errors)
+            self._wait_for(elsewhere)
+            found = self.known(elsewhere)
+            report.cached += len(found)
+            vectors.update(found)
+            missing = [one for one in elsewhere if one not in found]
+        return errors
+
+    def _embed_own(
+        self,
+        missing: Sequence[bytes],
+        texts: dict[bytes, str],
+        vectors: dict[bytes, Vector],
+        report: SyncReport,
+        counts: dict[bytes, int],
+        errors: dict[bytes, str],
+    ) -> list[bytes]:
+        """Embed what nobody else is embedding; returns the rest."""
+        cache, space = self._ledger.embeddings, self._collection.fingerprint
+        owner = Owner().name
+        elsewhere: list[bytes] = []
         for start in range(0, len(missing), _TEXTS_PER_CALL):
             part = missing[start : start + _TEXTS_PER_CALL]
-            made = self._embed_part(part, texts, errors)
+            own = cache.claim(space, part, owner)
+            elsewhere += [one for one in part if one not in own]
+            try:
+                made = self._embed_part([one for one in part if one in own], texts, errors) if own else {}
+            except BaseException:
+                cache.release(space, owner)
+                raise
             report.embedded += len(made)
-            self.remember(made)
+            report.tokens += sum(counts.get(one, 0) for one in made)
+            with self._ledger.database.write():
+                self.remember(made)
+                cache.release(space, owner)
             vectors.update(made)
-        return errors
+        return elsewhere
+
+    def _wait_for(self, hashes: Sequence[bytes]) -> None:
+        """Until nobody is at work on these texts: their vectors are there, or are ours to make."""
+        waited = 0.0
+        while hashes and self._ledger.embeddings.are_claimed(self._collection.fingerprint, hashes):
+            if waited >= _SLOW_WAIT:
+                log.warning("Waiting for another writer that embeds %d of the same texts.", len(hashes))
+                waited = float("-inf")
+            time.sleep(_WAIT)
+            waited += _WAIT
 
     def _embed_part(
         self, part: Sequence[bytes], texts: dict[bytes, str], errors: dict[bytes, str]

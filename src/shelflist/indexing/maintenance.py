@@ -79,8 +79,8 @@ class Maintenance:
         """Finish, purge, restore missing points from the ledger, delete ghosts, rebuild damaged caches."""
         actions: list[str] = []
         report = SyncReport()
+        self._store.create(self._spec)  # somebody may have dropped it
         if self._store.capabilities.upkeep:
-            self._store.create(self._spec)  # somebody may have dropped it
             actions += self._store.repair(self._spec)
         finished = self._writer.finish(report)
         if finished:

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shelflist.core.transaction import Database
+from shelflist.core.transaction import Database, Transaction
 from shelflist.core.types import Vector
 from shelflist.ledger.dialect import dialect_of
+from shelflist.ledger.leases import is_dead
+
+_CLAIM_SECONDS = 300.0
+"""A call to an embedder may take minutes; a claim of a dead process of this host is not waited for."""
 
 
 class Embeddings:
@@ -39,6 +43,55 @@ class Embeddings:
                 "text bytea bytea float8",
                 ((fingerprint, one, vectors[one].tobytes(), now) for one in sorted(vectors)),
             )
+
+    def claim(self, fingerprint: str, hashes: Sequence[bytes], owner: str) -> set[bytes]:
+        """Which of these texts are now the owner's to embed; somebody else is at work on the others."""
+        until = self._database.now() + _CLAIM_SECONDS
+        with self._database.write() as tx:
+            self._sql.each(
+                tx,
+                "INSERT INTO sl_claims VALUES (?, ?, ?, ?) ON CONFLICT (fingerprint, hash) DO NOTHING",
+                "text bytea text float8",
+                ((fingerprint, one, owner, until) for one in sorted(hashes)),
+            )
+            others = self._others(tx, fingerprint, hashes, owner)
+            left = {one: holder for one, (holder, is_live) in others.items() if not is_live}
+            self._sql.each(
+                tx,
+                "UPDATE sl_claims SET lease_owner = ?, lease_until = ? "
+                "WHERE fingerprint = ? AND hash = ? AND lease_owner = ?",
+                "text float8 text bytea text",
+                ((owner, until, fingerprint, one, left[one]) for one in sorted(left)),
+            )
+            if left:
+                others = self._others(tx, fingerprint, hashes, owner)
+        return set(hashes) - others.keys()
+
+    def are_claimed(self, fingerprint: str, hashes: Sequence[bytes]) -> bool:
+        """Whether somebody is still at work on one of these texts."""
+        with self._database.read() as tx:
+            return any(is_live for _, is_live in self._others(tx, fingerprint, hashes, "").values())
+
+    def release(self, fingerprint: str, owner: str) -> None:
+        with self._database.write() as tx:
+            tx.execute("DELETE FROM sl_claims WHERE fingerprint = ? AND lease_owner = ?", (fingerprint, owner))
+
+    def _others(
+        self, tx: Transaction, fingerprint: str, hashes: Sequence[bytes], owner: str
+    ) -> dict[bytes, tuple[str, bool]]:
+        """Who else has claimed these texts, and whether they still live."""
+        now = self._database.now()
+        found: dict[bytes, tuple[str, bool]] = {}
+        for part in self._sql.parts(hashes):
+            chosen, values = self._sql.among("hash", part)
+            rows = tx.execute(
+                f"SELECT hash, lease_owner, lease_until FROM sl_claims WHERE fingerprint = ? AND {chosen}",
+                (fingerprint, *values),
+            )
+            for one, holder, until in rows:
+                if holder != owner:
+                    found[one] = holder, until >= now and not is_dead(holder)
+        return found
 
     def forget(self, fingerprint: str, hashes: Sequence[bytes]) -> None:
         with self._database.write() as tx:
