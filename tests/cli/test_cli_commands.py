@@ -421,6 +421,29 @@ def test_several_paths_are_passes_of_their_own_and_add_up(shell: Shell, fake: Fa
     assert [part["added"] for part in found["sources"]] == [3, 3]
 
 
+def test_a_plan_ends_with_the_command_that_does_it(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
+    (tmp_path / "my pages").mkdir()
+    options = (
+        "my pages",
+        "--prefix",
+        "p/",
+        "--exclude",
+        "*.txt",
+        "--exclude",
+        "x",
+        "--keep-missing",
+        "--allow-removal",
+    )
+    said = shell("plan", *options, "--url", "memory:").out.partition("Do it with: shelflist ")[2].strip()
+    assert said.startswith("sync 'my pages' --prefix p/ --exclude '*.txt' --exclude x --keep-missing --allow-removal")
+    assert shell(*shlex.split(said)).code == 0
+    assert [name for name, _, _ in fake.asked if name in ("plan", "sync_all")] == ["plan", "sync_all"]
+    planned, synced = (options for name, _, options in fake.asked if name in ("plan", "sync_all"))
+    assert {key: synced[key] for key in ("source", "delete", "allow_removal")} == {
+        key: planned[key] for key in ("source", "delete", "allow_removal")
+    }
+
+
 def test_a_wrong_path_stops_before_anything_is_done(shell: Shell, fake: FakeCollection) -> None:
     result = shell("sync", ".", "nowhere")
     assert result.code == 1 and "nowhere does not exist" in result.err

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shelflist.cli.options import Invocation, collection_options, tenant_option
-from shelflist.cli.output import print_json, printable, relative, say, warn
+from shelflist.cli.options import Invocation, as_typed, collection_options, tenant_option
+from shelflist.cli.output import print_json, printable, say, warn
 from shelflist.cli.progress import progress_listener
 from shelflist.core.errors import UnreadableSource
 
@@ -164,7 +164,7 @@ def _run(
             {"collection": name, "planned": planned, "seconds": round(seconds, 3), **total.to_dict(), "sources": parts}
         )
     else:
-        _print(total, seconds, planned, paths)
+        _print(total, seconds, planned)
     if total.failures:
         raise click.exceptions.Exit(1)
 
@@ -211,15 +211,13 @@ def _source_name(name: str, path: str, settings_file: Path | None) -> str:
     return f"{kind}:{(place.relative_to(settings_file.parent) if inside else place).as_posix()}"
 
 
-def _print(report: SyncReport, seconds: float, planned: bool, paths: tuple[str, ...]) -> None:
+def _print(report: SyncReport, seconds: float, planned: bool) -> None:
     from shelflist.cli.report import report_lines
 
     for line in report_lines(report, planned):
         say(line)
     if planned:
-        say(
-            f"Nothing was done. Do it with: shelflist sync {' '.join(relative(Path(path)) for path in paths)}", dim=True
-        )
+        say(f"Nothing was done. Do it with: shelflist sync {' '.join(as_typed(click.get_current_context()))}", dim=True)
     else:
         chunks = report.added + report.unchanged + report.moved + report.metadata_only
         rate = f", {chunks / seconds:,.0f} chunks/s" if chunks and seconds > 0.05 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shelflist.cli.output import Failed, log_to_stderr, warn
-from shelflist.config import Settings
+from shelflist.config import Settings, has_secret
 from shelflist.core.errors import ConfigError, ShelflistError
 
 if TYPE_CHECKING:
@@ -122,6 +123,24 @@ _PLACE: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option("--embedder", metavar="SPEC", help="Embedder, if not the one that the collection was made with."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs."),
 )
+
+
+def as_typed(context: click.Context) -> list[str]:
+    """The arguments and options of this run as words for a shell, but for --json; a URL with a secret is left out."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE or name == "as_json":
+            continue
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            if name in ("url", "ledger") and has_secret(one):
+                continue
+            flag = [parameter.opts[0]] if isinstance(parameter, click.Option) else []
+            words += [*flag, shlex.quote(str(one))]
+    return words
 
 
 def _one_spelling(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:

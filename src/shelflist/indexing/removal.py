@@ -29,10 +29,12 @@ def require_few(gone: Sequence[DocumentRecord], before: int, collection: str, pl
     if len(gone) > before * _REMOVAL_SHARE:
         kept = "Nothing was deleted; what was added or changed is kept."
         if planned is not None:
-            kept = (
-                f"Besides, {planned.documents_added} would be added and {planned.documents_changed} changed "
-                f"({planned.embedded} texts to embed). Nothing was done."
-            )
+            kept = "Nothing was done."
+            if planned.documents_added or planned.documents_changed:
+                kept = (
+                    f"Besides, {planned.documents_added} would be added and {planned.documents_changed} changed, with "
+                    f"{planned.embedded} texts to embed. Nothing was done."
+                )
         raise RemovalRefused(
             f"This pass would delete {len(gone)} of {before} documents of {collection!r} "
             f"({', '.join(record.document_id for record in gone[:3])}, …), more than a third. {kept} "
