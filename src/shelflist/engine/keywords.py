@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _ANALYZER = "shelflist_en"
 _MAX_TERMS = 1024
 _SMALL_BATCH = 2_000
+_MOST_STEMS = 200_000
 _HEAP_SMALL = 15_000_000
 _HEAP_LARGE = 200_000_000
 _SEGMENT_PARTS = ("fast", "fieldnorm", "idx", "pos", "store", "term")
@@ -295,16 +296,39 @@ def _analyzer() -> tantivy.TextAnalyzer:
     """The steps of tantivy's own English analyser, built here so that queries can be analysed without a query syntax."""
     import tantivy
 
+    return _words_of().filter(tantivy.Filter.stemmer("english")).build()
+
+
+def _words_of() -> tantivy.TextAnalyzerBuilder:
+    import tantivy
+
     builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-    builder = builder.filter(tantivy.Filter.remove_long(40)).filter(tantivy.Filter.lowercase())
-    return builder.filter(tantivy.Filter.stemmer("english")).build()
+    return builder.filter(tantivy.Filter.remove_long(40)).filter(tantivy.Filter.lowercase())
+
+
+class _Stems(dict[str, str]):
+    """Stems of words. Texts repeat their words, and a stem takes ten times as long to make as to look up."""
+
+    def __init__(self) -> None:
+        import tantivy
+
+        self._stemmer = (
+            tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.raw()).filter(tantivy.Filter.stemmer("english")).build()
+        )
+
+    def __missing__(self, word: str) -> str:
+        (stem,) = self._stemmer.analyze(word)
+        if len(self) >= _MOST_STEMS:
+            self.clear()
+        self[word] = stem
+        return stem
 
 
 class Analyzer:
     """Text as the terms that the keyword index knows it by: for stores that bring a keyword leg and no such analyser."""
 
     def __init__(self) -> None:
-        self._analyzer = _analyzer()
+        self._words, self._stems = _words_of().build(), _Stems()
         self._lock = ProcessLock()
         self._pid = os.getpid()
 
@@ -312,8 +336,9 @@ class Analyzer:
         """Lower-case stems in the order of the text, repeated as often as they stand in it."""
         with self._lock:
             if self._pid != os.getpid():  # a thread of the parent may have been in the middle of a text
-                self._analyzer, self._pid = _analyzer(), os.getpid()
-            return list(self._analyzer.analyze(text))
+                self._words, self._stems, self._pid = _words_of().build(), _Stems(), os.getpid()
+            stems = self._stems
+            return [stems[word] for word in self._words.analyze(text)]
 
 
 def _is_writable(path: Path) -> bool:

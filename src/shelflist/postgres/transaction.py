@@ -85,9 +85,12 @@ class PostgresTransaction:
             one = f"({', '.join('?' * len(rows[0]))})"
             self.execute(f"INSERT INTO {into} VALUES {', '.join([one] * len(rows))}", list(chain.from_iterable(rows)))
             return
+        self.copy(into, rows)
+
+    def copy(self, into: str, rows: Iterable[Sequence[Any]]) -> None:
+        """`insert` of many rows, taken one by one while the server is at work on those before."""
         types = self._database.column_types(into, self)
-        values = [held(row) for row in rows]
-        self._run(lambda connection: _copied(connection, into, types, values))
+        self._run(lambda connection: _copied(connection, into, types, rows))
 
     def settings(self, values: Mapping[str, str | int | float]) -> None:
         """Make these the settings of the session that differ from the server's own: none else that was set here stays.
@@ -197,7 +200,7 @@ def _executed_many(connection: psycopg.Connection[Any], query: str, values: Sequ
 
 
 def _copied(
-    connection: psycopg.Connection[Any], into: str, types: Sequence[int], rows: Sequence[Sequence[Any]]
+    connection: psycopg.Connection[Any], into: str, types: Sequence[int], rows: Iterable[Sequence[Any]]
 ) -> None:
     for oid in types:
         _take_bytes(connection, oid)
@@ -205,7 +208,7 @@ def _copied(
         copy.set_types(types)
         write = copy.write_row
         for row in rows:
-            write(row)
+            write(held(row))
 
 
 def _take_bytes(connection: psycopg.Connection[Any], oid: int) -> None:

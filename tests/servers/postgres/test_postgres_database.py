@@ -359,7 +359,7 @@ class TestUrl:
         ("text", "match"),
         [
             ("postgresql://u:se/cret@h/db", "%2F"),
-            ("postgresql://u:se?cret@h/db", "name=value"),
+            ("postgresql://u:se?cret@h/db", "%3F"),
             ("postgresql://h/db?no_such_option=1", "libpq"),
             ("postgresql://h/db?timeout=soon", "timeout"),
             ("postgresql://h/db?pool_size=0", "pool_size"),

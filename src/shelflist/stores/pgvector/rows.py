@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from shelflist.postgres.statements import escaped, unescaped
 from shelflist.stores.pgvector.filters import KEY_LENGTH, column, key
 from shelflist.stores.protocol import GenerationSpec
 
+_ROWS = 1_024
 _MOST_POSITIONS = 255
 _TERMS_BYTES = 900_000
 """Below the megabyte that a tsvector may have."""
@@ -25,24 +26,23 @@ _TAILS = [struct.pack(f">xH{n}H", n, *range(1, n + 1)) for n in range(_MOST_POSI
 OWN_COLUMNS = ("point_id", "chunk_id", "document_id", "tenant_id", "index_status", "overflow", "bits", "embedding")
 
 
-def rows_of(spec: GenerationSpec, points: Sequence[Point], vectors: Vector) -> list[tuple[Any, ...]]:
+def rows_of(spec: GenerationSpec, points: Sequence[Point], vectors: Vector) -> Iterator[tuple[Any, ...]]:
     """The points as rows of `OWN_COLUMNS` and the declared fields, in the forms that COPY wants."""
     declared = list(spec.fields.items())
-    codes, blobs = sign_bits(vectors), vectors.astype(">f4")
-    return [
-        (
-            uuid.UUID(bytes=point.point_id),
-            uuid.UUID(bytes=point.chunk_id),
-            point.document_id,
-            None if point.tenant_id is None else key(point.tenant_id),
-            str(point.index_status),
-            _overflow(spec.fields, point.metadata, point.tenant_id),
-            bit_bytes(code),
-            _vector_bytes(blob),
-            *(_stored(kind, point.metadata.get(field)) for field, kind in declared),
-        )
-        for point, code, blob in zip(points, codes, blobs, strict=True)
-    ]
+    for start in range(0, len(points), _ROWS):
+        part, some = points[start : start + _ROWS], vectors[start : start + _ROWS]
+        for point, code, blob in zip(part, sign_bits(some), some.astype(">f4"), strict=True):
+            yield (
+                uuid.UUID(bytes=point.point_id),
+                uuid.UUID(bytes=point.chunk_id),
+                point.document_id,
+                None if point.tenant_id is None else key(point.tenant_id),
+                str.__str__(point.index_status),
+                _overflow(spec.fields, point.metadata, point.tenant_id),
+                bit_bytes(code),
+                _vector_bytes(blob),
+                *(_stored(kind, point.metadata.get(field)) for field, kind in declared),
+            )
 
 
 def field_rows(fields: Fields, rows: Iterable[tuple[bytes, Metadata]]) -> list[tuple[Any, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -135,39 +136,36 @@ class PgvectorStore:
         if not points:
             return UpsertResult(stored=[])
         vectors = checked_vectors(spec, points)
-        unique = {point.point_id: i for i, point in enumerate(points)}
-        chosen = [points[i] for i in unique.values()]
-        rows = rows_of(spec, chosen, vectors[list(unique.values())])
-        analyse = self._terms()
-        words = [(row[0], terms_bytes(analyse(point.content))) for row, point in zip(rows, chosen, strict=True)]
+        unique = list({point.point_id: i for i, point in enumerate(points)}.values())
         failed: dict[bytes, str] = {}
-        self._written(lambda tx: self._insert(tx, spec, rows, words, failed))
+        self._written(lambda tx: self._insert(tx, spec, [points[i] for i in unique], vectors[unique], failed))
         return UpsertResult(stored=[one.point_id for one in points if one.point_id not in failed], failed=failed)
 
     def _insert(
         self,
         tx: PostgresTransaction,
         spec: GenerationSpec,
-        rows: Sequence[tuple[Any, ...]],
-        words: Sequence[tuple[Any, bytes]],
+        points: Sequence[Point],
+        vectors: Vector,
         failed: dict[bytes, str],
     ) -> None:
-        """Insert the rows that are not there. What the server refuses is halved until the bad row is alone."""
+        """Insert the points that are not there. What the server refuses is halved until the bad one is alone."""
         name = spec.name
         while True:
             found = tx.execute(
                 f"SELECT uuid_send(point_id) FROM {name} WHERE point_id = ANY(?::uuid[])",
-                ([row[0].hex for row in rows],),
+                (_hex([point.point_id for point in points]),),
             )
             present = {point_id for (point_id,) in found}
-            new = [i for i, row in enumerate(rows) if row[0].bytes not in present]
+            new = [i for i, point in enumerate(points) if point.point_id not in present]
             if not new:
                 return
             columns = ", ".join([*OWN_COLUMNS, *(column(field) for field in spec.fields)])
             tx.execute("SAVEPOINT upsert")
             try:
-                tx.insert(f"{name} ({columns})", [rows[i] for i in new])
-                self._insert_words(tx, name, [words[i] for i in new])
+                chosen = [points[i] for i in new]
+                self._insert_rows(tx, f"{name} ({columns})", len(new), rows_of(spec, chosen, vectors[new]))
+                self._insert_words(tx, name, chosen)
             except StoreError as error:
                 state = str(getattr(error.__cause__, "sqlstate", None) or "")
                 if state[:2] not in _REFUSALS:
@@ -177,24 +175,32 @@ class PgvectorStore:
                     tx.execute(
                         f"DELETE FROM {name}_terms t WHERE t.point_id = ANY(?::uuid[]) "
                         f"AND NOT EXISTS (SELECT FROM {name} p WHERE p.point_id = t.point_id)",
-                        ([rows[i][0].hex for i in new],),
+                        (_hex([points[i].point_id for i in new]),),
                     )
                     continue
                 if len(new) == 1:
-                    failed[rows[new[0]][0].bytes] = str(error)
+                    failed[points[new[0]].point_id] = str(error)
                     return
                 half = len(new) // 2
                 for part in (new[:half], new[half:]):
-                    self._insert(tx, spec, [rows[i] for i in part], [words[i] for i in part], failed)
+                    self._insert(tx, spec, [points[i] for i in part], vectors[part], failed)
                 return
             tx.execute("RELEASE SAVEPOINT upsert")
             return
 
-    def _insert_words(self, tx: PostgresTransaction, name: str, words: Sequence[tuple[Any, bytes]]) -> None:
-        if len(words) > _FEW_ROWS:
-            tx.insert(f"{name}_terms (point_id, terms)", words)
+    def _insert_rows(self, tx: PostgresTransaction, into: str, count: int, rows: Iterator[tuple[Any, ...]]) -> None:
+        if count > _FEW_ROWS:
+            tx.copy(into, rows)
+        else:
+            tx.insert(into, list(rows))
+
+    def _insert_words(self, tx: PostgresTransaction, name: str, points: Sequence[Point]) -> None:
+        analyse = self._terms()
+        words = ((uuid.UUID(bytes=point.point_id), terms_bytes(analyse(point.content))) for point in points)
+        if len(points) > _FEW_ROWS:
+            tx.copy(f"{name}_terms (point_id, terms)", words)
             return
-        values = ", ".join(["(?::uuid, ?::tsvector)"] * len(words))
+        values = ", ".join(["(?::uuid, ?::tsvector)"] * len(points))
         tx.execute(
             f"INSERT INTO {name}_terms VALUES {values}", [one for row, terms in words for one in (row, Wire(terms))]
         )

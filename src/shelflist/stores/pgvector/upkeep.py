@@ -16,19 +16,15 @@ from typing import Any
 import numpy as np
 
 from shelflist.core.errors import StoreFull
-from shelflist.core.fields import FieldType
 from shelflist.core.log import log
 from shelflist.core.types import Hnsw, Ivf, SearchParams, Vector
 from shelflist.engine.exact import prepared
-from shelflist.engine.signs import sign_bits
-from shelflist.postgres import PostgresDatabase, PostgresTransaction, Wire
+from shelflist.postgres import PostgresDatabase, PostgresTransaction
 from shelflist.stores._sql import Sql
-from shelflist.stores.pgvector.filters import column
+from shelflist.stores.pgvector.depth import WANTED, measured_depth
 from shelflist.stores.pgvector.planner import FEW_ROWS, SESSION, Facts, read_facts, step
-from shelflist.stores.pgvector.rows import bit_bytes, vector_bytes, vector_of
+from shelflist.stores.pgvector.rows import vector_of
 from shelflist.stores.pgvector.schema import (
-    SYMBOLS,
-    bits_type,
     lists,
     vector_index,
     vector_index_name,
@@ -45,12 +41,7 @@ _QUERIES = 16
 _SECONDS = 8.0
 """A measurement ends after so long, with the queries that it has had."""
 _FEWEST_QUERIES = 4
-_SAMPLE = 40_000
-_WANTED = 0.98
-"""Recall at ten that a setting must show: real questions lie further from the vectors than these do from each other."""
 _EFFORTS = (60, 90, 120, 180, 270, 400, 600, 1000)
-_MARGIN = 1.5
-_LEAST_DEPTH, _DEEPEST = 250, 4_000
 _MEMORY = (64, 2_048)
 _BUILDERS = 5276012
 
@@ -96,7 +87,7 @@ class Upkeep:
             queries = _queries(tx, spec)
             if not queries:
                 return
-            depth = _depth(tx, spec, queries, rows)
+            depth = measured_depth(tx, spec, queries, rows)
             facts = read_facts(tx, spec)
             effort, recall = (None, None)
             if facts.is_indexed:
@@ -193,50 +184,6 @@ def _queries(tx: PostgresTransaction, spec: GenerationSpec) -> list[Vector]:
     return [prepared((a + b / 2).astype(np.float32), spec.metric) for a, b in pairs if (a + b / 2).any()]
 
 
-def _depth(tx: PostgresTransaction, spec: GenerationSpec, queries: list[Vector], rows: int) -> int:
-    """How many candidates by sign bits hold the ten nearest, also under filters; 0 where they are of no use."""
-    deadline = time.monotonic() + _SECONDS
-    ranks: dict[str, list[float]] = {}
-    conditions = [Sql("true"), *_hard_conditions(tx, spec)]
-    for number, query in enumerate(queries):
-        for one in conditions:
-            ranks.setdefault(repr(one), []).extend(_ranks(tx, spec, query, one, rows))
-        if number + 1 >= _FEWEST_QUERIES and time.monotonic() > deadline:
-            break
-    worst = max((float(np.quantile(found, _WANTED)) for found in ranks.values() if found), default=0.0)
-    return 0 if worst * _MARGIN > _DEEPEST else max(_LEAST_DEPTH, round(worst * _MARGIN))
-
-
-def _hard_conditions(tx: PostgresTransaction, spec: GenerationSpec) -> list[Sql]:
-    """The commonest value of each text field, and the largest tenant."""
-    names = [column(field) for field, kind in spec.fields.items() if kind is FieldType.STR]
-    names += ["tenant_id"] if spec.tenanted else []
-    found = tx.execute(
-        "SELECT attname::text, (most_common_vals::text::text[])[1], most_common_freqs[1]::float8 FROM pg_stats "
-        "WHERE schemaname = current_schema() AND tablename = ? AND attname::text = ANY(?::text[]) "
-        "AND most_common_freqs[1] BETWEEN 0.02 AND 0.9 ORDER BY most_common_freqs[1] DESC LIMIT 4",
-        (spec.name, [name.strip('"') for name in names]),
-    )
-    return [Sql(f'p."{name}" = ?::text', (value,)) for name, value, _ in found]
-
-
-def _ranks(tx: PostgresTransaction, spec: GenerationSpec, query: Vector, where: Sql, rows: int) -> list[float]:
-    """Where the ten nearest by distance stand in the order of the sign bits, among a sample of the matching rows."""
-    share = min(1.0, _SAMPLE / max(1, rows))
-    last = uuid.UUID(int=min(_SAMPLE * 2**128 // max(1, rows), 2**128 - 1))
-    bits = Wire(bit_bytes(sign_bits(query[None])[0]))
-    found = tx.execute(
-        f"SELECT place FROM (SELECT rank() OVER (ORDER BY p.bits <~> ?::{bits_type(spec)}) AS place, "
-        f"p.embedding {SYMBOLS[spec.metric]} ?::vector AS distance FROM {spec.name} p "
-        f"WHERE p.index_status = 'indexed' AND p.point_id <= ?::uuid AND {where.text} OFFSET 0) ranked "
-        "ORDER BY distance LIMIT 10",
-        (bits, Wire(vector_bytes(query)), str(last), *where.parameters),
-        prepare=False,
-    )
-    # A sample of a tenth has its nearest at six tenths of the depth, as measured.
-    return [place / share**0.25 for (place,) in found]
-
-
 def _effort(tx: PostgresTransaction, spec: GenerationSpec, queries: list[Vector], facts: Facts) -> tuple[int, float]:
     """The least effort with which the vector index finds the ten nearest of all, and the recall that it had."""
     deadline = time.monotonic() + _SECONDS
@@ -258,7 +205,7 @@ def _effort(tx: PostgresTransaction, spec: GenerationSpec, queries: list[Vector]
         for query, nearest in truth:
             hit += len(nearest & _found(tx, step("vector", spec, Scope(), anywhere, query, 10, params, facts)))
         recall = hit / max(1, sum(len(nearest) for _, nearest in truth))
-        if recall >= _WANTED:
+        if recall >= WANTED:
             break
     return effort, recall
 
