@@ -359,13 +359,18 @@ def test_sealed_and_indexed(store: MilvusStore) -> None:
         store.build(spec)
         stats = store.stats(spec)
         assert stats["pending_rows"] == 0 and stats["indexed_rows"] == 6_000
-        for _ in range(200):  # the node goes over to the index by itself, without a gap
-            assert store.count(spec, Scope()) == 6_000
-            states = {segment.state.name for segment in client_of(store).list_loaded_segments(spec.name)}
-            if states == {"Sealed"}:
-                break
-            time.sleep(0.2)
-        assert states == {"Sealed"}
+        states = {segment.state.name for segment in client_of(store).list_loaded_segments(spec.name)}
+        assert states == {"Sealed"} and store.count(spec, Scope()) == 6_000
+        asked = random_vectors(40, seed=3)
+        hit = 0
+        for query in asked:
+            answers = [
+                store.search(spec, query, limit=10, scope=Scope(), params=SearchParams(exact=exact))
+                for exact in (True, False)
+            ]
+            true, near = ({candidate.point_id for candidate in one.items} for one in answers)
+            hit += len(true & near)
+        assert hit >= 0.95 * 10 * len(asked) or index.kind == "ivf"
         found = store.vectors(spec, [point.point_id for point in points])
         assert all(found[point.point_id].tobytes() == point.vector.tobytes() for point in points)
         scope = Scope(filter=prepare(Comparison("title", Operator.STARTS_WITH, "t3"), FIELDS))

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ T = TypeVar("T")
 Client = Any  # pymilvus.MilvusClient, which must not be imported before it is used
 
 PORT = 19530
+PATIENCE = 600.0
+"""Seconds for what Milvus does by itself, such as building an index."""
+_POLL = 0.05
 _LONGEST_CONNECT = 10.0
 _IN_FLIGHT = 4
 _NOT_FOUND = 100
@@ -125,6 +129,17 @@ class Link:
             raise
         except Exception as error:
             raise self.error(what, error) from error
+
+    def wait(self, what: str, done: Callable[[], bool], pause: float = _POLL) -> None:
+        """Until it is done; StoreTimeout if that takes longer than anything should."""
+        patience = max(PATIENCE, self.timeout)
+        deadline = time.monotonic() + patience
+        while not done():
+            if time.monotonic() > deadline:
+                raise StoreTimeout(
+                    f"Milvus at {self.address}: {what}: not done in {patience:g} s. Look at the log of the server."
+                )
+            time.sleep(pause)
 
     def close(self) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ Strong consistency, which waits until the node has consumed everything, so that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -15,7 +15,7 @@ from typing import Any
 
 from shelflist.config import StoreUrl
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import StoreDenied, StoreError, StoreFull, StoreMismatch, StoreTimeout, Transient
+from shelflist.core.errors import StoreDenied, StoreError, StoreFull, StoreMismatch, Transient
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.locks import ProcessLock
 from shelflist.core.transaction import Database
@@ -38,6 +38,7 @@ from shelflist.stores.milvus.filters import LATER
 from shelflist.stores.milvus.link import Client, Link
 from shelflist.stores.milvus.markers import Markers
 from shelflist.stores.milvus.rows import METRICS, VECTOR, WORDS, Unfit
+from shelflist.stores.milvus.sealing import seal
 from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
 
 _REQUEST_ROWS, _REQUEST_BYTES = 1_000, 4_000_000
@@ -45,11 +46,8 @@ _REQUEST_ROWS, _REQUEST_BYTES = 1_000, 4_000_000
 _IDS = 8_192
 _SEAL_ROWS = 5_000
 """Rows from which `build` seals them: from here on Milvus searches unsealed rows by an approximation."""
-_PATIENCE = 600.0
-"""Seconds in which a collection is loaded, or its index built."""
 _BOUNDED = 5.0
 """Seconds that a read at Bounded consistency may lie behind: `common.gracefulTime` of the server."""
-_POLL = 0.05
 
 
 _CLAIMS = Capabilities(
@@ -187,17 +185,7 @@ class MilvusStore:
             state = client.get_load_state(name, timeout=self._link.timeout)["state"]
             return bool(getattr(state, "name", str(state)) == "Loaded")
 
-        self._wait(f"load {name}", lambda: self._link.ask(f"load {name}", loaded), _POLL)
-
-    def _wait(self, what: str, done: Callable[[], bool], pause: float) -> None:
-        patience = max(_PATIENCE, self._link.timeout)
-        deadline = time.monotonic() + patience
-        while not done():
-            if time.monotonic() > deadline:
-                raise StoreTimeout(
-                    f"Milvus at {self._link.address}: {what}: not done in {patience:g} s. Look at the log of the server."
-                )
-            time.sleep(pause)
+        self._link.wait(f"load {name}", lambda: self._link.ask(f"load {name}", loaded))
 
     def _asking(self, spec: GenerationSpec) -> Asking:
         columns = self._columns.get(spec.name)
@@ -385,12 +373,7 @@ class MilvusStore:
         own = spec.index.indexing_threshold if isinstance(spec.index, Hnsw) else None
         if asking.growing() < max(1, _SEAL_ROWS if own is None else own):
             return
-        self._link.ask(
-            f"flush {spec.name}",
-            lambda client: client.flush(spec.name, timeout=max(_PATIENCE, self._link.timeout)),
-        )
-        pending = "pending_index_rows"
-        self._wait(f"index {spec.name}", lambda: not int(asking.index().get(pending, 0)), 4 * _POLL)
+        seal(self._link, asking, spec.name)
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         self._asking(new)
