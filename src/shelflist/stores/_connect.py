@@ -15,6 +15,9 @@ from shelflist.core.log import log
 
 _RETRIES = 4
 _FIRST_PAUSE = 0.25
+_PATIENCE = 60.0
+_SAME_OUTAGE = 60.0
+_last_warning = ("", 0.0)
 DEFAULT_TIMEOUT = 30.0
 Answer = TypeVar("Answer")
 
@@ -77,15 +80,29 @@ def positive(place: StoreUrl, name: str, default: float) -> float:
 def retried(call: Callable[[], Answer], what: str) -> Answer:
     """`call`, again after a growing pause while it raises a Transient error: five times in all, within about ten seconds.
 
-    Only for calls that may safely be repeated.
+    Only for calls that may safely be repeated. Where the error takes its time, as a time-out does, no call begins once
+    a minute has passed.
     """
+    began = time.monotonic()
     for attempt in range(_RETRIES):
         try:
             return call()
         except Exception as error:
-            if not isinstance(error, Transient):
+            if not isinstance(error, Transient) or time.monotonic() - began > _PATIENCE:
                 raise
             pause = _FIRST_PAUSE * 2.5**attempt * random.uniform(0.75, 1.25)
-            log.warning("%s: %s Trying again in %.1f s.", what, error, pause)
+            if attempt == 0:
+                _warn(error)
+            log.debug("%s is tried again in %.1f s.", what, pause)
             time.sleep(pause)
     return call()
+
+
+def _warn(error: Exception) -> None:
+    """Say it once, however many calls and threads one outage stops."""
+    global _last_warning
+    text, now = str(error), time.monotonic()
+    known, at = _last_warning
+    _last_warning = (text, now)
+    if text != known or now - at > _SAME_OUTAGE:
+        log.warning("%s Trying again for a while.", text)

@@ -167,9 +167,21 @@ def test_tls_with_a_plain_server(server: ChromaServer) -> None:
     assert not isinstance(found.value, Transient) and server.url in str(found.value)
 
 
-def test_a_database_that_is_not_there(server: ChromaServer) -> None:
-    with opened(f"{server.url}?database=nowhere") as store, pytest.raises(StoreError, match="nowhere"):
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        (
+            "database=nowhere",
+            r"no database 'nowhere' of tenant 'default_tenant'.*\?database= of the URL.*default_database",
+        ),
+        ("tenant=nobody", r"no tenant 'nobody'\..*\?tenant= of the URL.*default_tenant.*create_tenant\(\)"),
+        ("tenant=nobody&database=nowhere", "no tenant 'nobody'"),
+    ],
+)
+def test_a_tenant_or_a_database_that_is_not_there(server: ChromaServer, query: str, said: str) -> None:
+    with opened(f"{server.url}?{query}") as store, pytest.raises(StoreError, match=said) as found:
         store.create(SPEC)
+    assert server.url in str(found.value) and not isinstance(found.value, Transient)
 
 
 @pytest.mark.parametrize("url", ["chroma://h/db", "chroma://h?colour=red", "chroma:./x?tls=1", "chroma:", "chroma://"])

@@ -344,6 +344,53 @@ def test_more_fields_than_milvus_has(store: MilvusStore) -> None:
     store.drop(spec.name)
 
 
+def test_a_search_is_asked_again_while_the_server_is_not_ready(
+    store: MilvusStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pymilvus import MilvusException
+
+    spec = GenerationSpec("sl_again_1", 16)
+    store.create(spec)
+    store.upsert(spec, make_points("p", 3, seed=1))
+    store.flush(spec)
+    client = client_of(store)
+    search, refused = client.search, []
+
+    def unready(*words: Any, **options: Any) -> Any:
+        if len(refused) < failures:
+            refused.append(code)
+            raise MilvusException(code=code, message="no replica available")
+        return search(*words, **options)
+
+    monkeypatch.setattr(client, "search", unready)
+    monkeypatch.setattr(_connect, "_FIRST_PAUSE", 0.001)
+    for code, failures, asked in ((503, 2, 2), (503, 99, 6), (1100, 99, 1)):  # noqa: B007  (unready reads them)
+        refused.clear()
+        if failures == 2:
+            assert len(store.search(spec, QUERY, limit=3, scope=Scope(), params=SearchParams()).items) == 3
+        else:
+            with pytest.raises(StoreError):
+                store.search(spec, QUERY, limit=3, scope=Scope(), params=SearchParams())
+        assert len(refused) == asked
+    store.drop(spec.name)
+
+
+@pytest.mark.parametrize(("told", "is_known"), [("v2.2.16", False), ("1.1.0", False), ("v2.3.0", True)])
+def test_a_server_that_is_too_old_is_refused(
+    server: MilvusServer, monkeypatch: pytest.MonkeyPatch, told: str, is_known: bool
+) -> None:
+    from pymilvus import MilvusClient
+
+    monkeypatch.setattr(MilvusClient, "get_server_version", lambda *_, **__: told)
+    with opened(server.url) as store:
+        if is_known:
+            assert store.read_marker("nothing") is None
+            return
+        with pytest.raises(StoreError, match=rf"is version {told}; 2.3 is the oldest supported") as caught:
+            store.read_marker("nothing")
+        assert not isinstance(caught.value, Transient)
+
+
 def test_sealed_and_indexed(store: MilvusStore) -> None:
     """What the tests of the suite write is too little to be indexed by Milvus by itself: vectors, filters, all of it."""
     for index in (Hnsw(indexing_threshold=1_000), Ivf(nlist=16, nprobe=8)):

@@ -47,6 +47,11 @@ SECRET = "not-to-be-seen"
 Answer = tuple[int, Any]
 
 
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_connect, "_FIRST_PAUSE", 0.001)
+
+
 def store_at(url: str) -> QdrantStore:
     return QdrantStore.at(parse_url(url), busy_timeout=1)
 

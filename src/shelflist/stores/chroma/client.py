@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,10 @@ from shelflist.stores._connect import Server
 
 _LOCK_FILE = "shelflist.lock"
 _LONGEST_REASON = 300
-_OLDEST_MAJOR = 1
+OLDEST_CLIENT = (1, 5)
+"""It is also what runs a directory."""
+_OLDEST_SERVER = 1
+"""All that can be checked: servers call themselves 1.0.0 up to version 1.5.9."""
 
 _BY_TEXT: tuple[tuple[type[StoreError], tuple[str, ...], str], ...] = (
     (StoreFull, ("database or disk is full", "No space left on device"), "Free some, then run the same again."),
@@ -114,7 +118,17 @@ def _chromadb() -> Any:
         import chromadb
     except ImportError as error:
         raise MissingDependency.for_extra(error.name or "chromadb", "chroma", "The Chroma store") from None
+    if _numbers(chromadb.__version__) < OLDEST_CLIENT:
+        oldest = ".".join(map(str, OLDEST_CLIENT))
+        raise ConfigError(
+            f"The installed chromadb is {chromadb.__version__}, and the Chroma store needs {oldest} or newer. Run: "
+            "pip install --upgrade 'shelflist[chroma]'"
+        )
     return chromadb
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def _settings() -> Any:
@@ -150,17 +164,24 @@ def _require_chroma(server: Server, url: str, headers: dict[str, str], tenant: s
             major = int(version.split(".")[0])
         except (ValueError, AttributeError):
             raise _no_chroma(server, "another kind of answer") from None
-        if major < _OLDEST_MAJOR:
+        if major < _OLDEST_SERVER:
             raise StoreError(
                 f"{server.address} runs Chroma {version}. Shelflist needs a server of version 1: upgrade it."
             )
-        answer = session.get(f"/tenants/{quote(tenant, safe='')}/databases/{quote(database, safe='')}")
+        owner = f"/tenants/{quote(tenant, safe='')}"
+        answer = session.get(f"{owner}/databases/{quote(database, safe='')}")
         if answer.status_code == 404:
-            raise StoreError(
-                f"Chroma at {server.address} has no database {database!r} of a tenant {tenant!r}. Make it there first, or "
-                "leave ?database= and ?tenant= out of the URL."
-            )
+            if session.get(owner).status_code == 404:
+                raise _no_place(server, "tenant", repr(tenant))
+            raise _no_place(server, "database", f"{database!r} of tenant {tenant!r}")
         answer.raise_for_status()
+
+
+def _no_place(server: Server, option: str, name: str) -> StoreError:
+    return StoreError(
+        f"Chroma at {server.address} has no {option} {name}. Correct ?{option}= of the URL, leave it out for "
+        f"default_{option}, or make it first with create_{option}() of chromadb.AdminClient."
+    )
 
 
 def _no_chroma(server: Server, what: str) -> StoreError:
@@ -243,7 +264,10 @@ def _translated(error: Exception, address: str) -> StoreError:
     from chromadb import errors
 
     if isinstance(error, errors.NotFoundError):
-        return CollectionMissing(f"Chroma at {address} says: {_reason(error)}")
+        return CollectionMissing(
+            f"Chroma at {address} says: {_reason(error)} Somebody deleted it, or the URL names another server or database. "
+            "To restore it from the ledger, run: shelflist repair"
+        )
     if isinstance(error, (errors.ChromaAuthError, errors.AuthorizationError)):
         return _denied(address)
     # The client hides some errors behind a plain Exception or ValueError.

@@ -37,7 +37,7 @@ class Link:
 
     def batch(self) -> int:
         """Most records in one request."""
-        self._open()
+        retried(self._open, f"Opening {self.address}")
         return self._batch
 
     def made(self, name: str, **how: Any) -> Any:

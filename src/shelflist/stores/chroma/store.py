@@ -85,7 +85,7 @@ class ChromaStore:
         durable=True,
         holds="declared",
         vectors="normalised",
-        versions="1.0.20 to 1.5.9",
+        versions="1.0.20 to 1.5.9 (a server tells only that it is 1, so only that is checked), 1.5 in a directory",
     )
 
     def __init__(self, address: str, connect: Callable[[], Any], directory: Path | None = None) -> None:

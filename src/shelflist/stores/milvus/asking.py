@@ -93,7 +93,7 @@ class Asking:
     def _query(self, condition: str, fields: Sequence[str], consistency: Consistency) -> Sequence[Mapping[str, Any]]:
         # Without a limit Milvus 2.3 leaves a row out where another is there twice; a count takes none.
         most = {} if fields == _COUNT else {"limit": MOST}
-        found: Sequence[Mapping[str, Any]] = self._link.ask(
+        found: Sequence[Mapping[str, Any]] = self._link.read(
             f"query {self._spec.name}",
             lambda client: client.query(
                 self._spec.name,
@@ -128,7 +128,7 @@ class Asking:
             names = client.list_indexes(name, field_name=VECTOR, timeout=timeout)
             return client.describe_index(name, names[0], timeout=timeout) if names else {}
 
-        return dict(self._link.ask(f"describe the index of {name}", described))
+        return dict(self._link.read(f"describe the index of {name}", described))
 
     def growing(self) -> int:
         """About how many rows Milvus still writes to, and searches by an approximation of its own if they are many."""
@@ -229,7 +229,7 @@ class Asking:
     def _found(
         self, field: str, query: Any, limit: int, condition: str, settings: Mapping[str, Any]
     ) -> list[tuple[bytes, float]]:
-        found = self._link.ask(
+        found = self._link.read(
             f"search {self._spec.name}",
             lambda client: client.search(
                 self._spec.name,
@@ -322,7 +322,7 @@ class Asking:
                 data=[query], anns_field=SPARSE, param={"metric_type": "BM25"}, limit=depth, expr=condition
             ),
         ]
-        found = self._link.ask(
+        found = self._link.read(
             f"hybrid search {self._spec.name}",
             lambda client: client.hybrid_search(
                 spec.name,

@@ -31,6 +31,7 @@ T = TypeVar("T")
 Client = Any  # pymilvus.MilvusClient, which must not be imported before it is used
 
 PORT = 19530
+OLDEST = (2, 3)
 PATIENCE = 600.0
 """Seconds for what Milvus does by itself, such as building an index."""
 _POLL = 0.05
@@ -130,6 +131,13 @@ class Link:
         except Exception as error:
             raise self.error(what, error) from error
 
+    def read(self, what: str, call: Callable[[Client], T]) -> T:
+        """`ask` for what may be asked again: while the server is not ready, it is. One that takes too long is not."""
+        try:
+            return self.ask(what, call)
+        except StoreUnavailable:
+            return _connect.retried(lambda: self.ask(what, call), f"Milvus at {self.address}: {what}")
+
     def wait(self, what: str, done: Callable[[], bool], pause: float = _POLL) -> None:
         """Until it is done; StoreTimeout if that takes longer than anything should."""
         patience = max(PATIENCE, self.timeout)
@@ -175,10 +183,16 @@ class Link:
                 _close_lite(self.path)
             raise self.error("connect", error) from error
         try:
-            self._version = Version.parse(str(client.get_server_version(timeout=seconds)))
+            told = str(client.get_server_version(timeout=seconds))
         except Exception as error:
             client.close()
             raise self.error("connect", error) from error
+        self._version = Version.parse(told)
+        if not self._version.has(*OLDEST):
+            client.close()
+            raise StoreError(
+                f"Milvus at {self.address} is version {told}; {OLDEST[0]}.{OLDEST[1]} is the oldest supported. Upgrade it."
+            )
         return client
 
     def _reached(self) -> str:
@@ -223,7 +237,7 @@ class Link:
             )
         if status == "UNAVAILABLE" or _UNREACHED.search(text):
             return StoreUnavailable(f"{at} Is the server running, and is tls= of the URL right?")
-        if code in _NOT_YET or getattr(error, "retriable", False):
+        if code in _NOT_YET or "nodes not enough" in text or getattr(error, "retriable", False):
             return StoreUnavailable(f"{at} The server is not ready for it: try again in a moment.")
         return StoreError(f"{at} See the log of the server.")
 

@@ -35,7 +35,7 @@ from shelflist.stores._connect import retried
 from shelflist.stores.milvus import rows as shapes
 from shelflist.stores.milvus.asking import Asking, Counts
 from shelflist.stores.milvus.filters import LATER
-from shelflist.stores.milvus.link import Client, Link
+from shelflist.stores.milvus.link import OLDEST, Client, Link
 from shelflist.stores.milvus.markers import Markers
 from shelflist.stores.milvus.rows import METRICS, VECTOR, WORDS, Unfit
 from shelflist.stores.milvus.sealing import seal
@@ -67,7 +67,7 @@ _CLAIMS = Capabilities(
     hybrid=True,
     quantization=frozenset({"scalar"}),
     holds="declared",
-    versions="2.3 to 2.6, Lite 3.2 (BM25 and hybrid from 2.5, scalar quantization from 2.6)",
+    versions=f"{OLDEST[0]}.{OLDEST[1]} to 2.6, Lite 3.2 (BM25 and hybrid from 2.5, scalar quantization from 2.6)",
 )
 
 
@@ -141,11 +141,11 @@ class MilvusStore:
 
     def _exists(self, name: str) -> bool:
         return bool(
-            self._link.ask(f"look for {name}", lambda client: client.has_collection(name, timeout=self._link.timeout))
+            self._link.read(f"look for {name}", lambda client: client.has_collection(name, timeout=self._link.timeout))
         )
 
     def _described(self, name: str) -> Mapping[str, Any]:
-        found = self._link.ask(
+        found = self._link.read(
             f"describe {name}", lambda client: client.describe_collection(name, timeout=self._link.timeout)
         )
         return dict(found)
@@ -177,7 +177,7 @@ class MilvusStore:
             client.create_index(spec.name, one, timeout=self._link.timeout, sync=False)
 
     def _load(self, name: str) -> None:
-        self._link.ask(
+        self._link.read(
             f"load {name}", lambda client: client.load_collection(name, timeout=self._link.timeout, _async=True)
         )
 

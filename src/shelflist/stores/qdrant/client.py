@@ -64,16 +64,20 @@ class Connection:
         current = self._current
         if current is not None and current[0] == os.getpid():
             return current[1]
+        return retried(self._connected, f"Connecting to {self.server.address}")
+
+    def _connected(self) -> Connected:
         with self._lock:
             if self._current is None or self._current[0] != os.getpid():
                 client = self._open_client()
                 try:
                     with self.errors_named():
-                        version = _version(client.info().version)
+                        told = client.info().version
+                        version = _version(told)
                         if version < OLDEST:
                             raise StoreError(
-                                f"Qdrant at {self.server.address} is version {client.info().version}; Shelflist needs "
-                                f"{shown(OLDEST)} or newer. Upgrade it, one minor version at a time."
+                                f"Qdrant at {self.server.address} is version {told}; Shelflist needs {shown(OLDEST)} or "
+                                "newer. Upgrade it, one minor version at a time."
                             )
                 except BaseException:
                     with suppress(Exception):
@@ -83,14 +87,20 @@ class Connection:
             return self._current[1]
 
     def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the client, its errors turned into ours."""
-        client = self().client
-        with self.errors_named():
-            return getattr(client, method)(*arguments, **options)
+        """Call a method of the client, its errors turned into ours; again while they are transient.
 
-    def write(self, method: str, *arguments: Any, **options: Any) -> None:
-        """The same for a write that may be repeated, as all of ours may."""
-        retried(lambda: self.ask(method, *arguments, **options), f"{method} at {self.server.address}")
+        All that is asked may be repeated: points are written by id, and what is made or removed is looked for.
+        """
+        client = self().client
+
+        def once() -> Any:
+            with self.errors_named():
+                answer = getattr(client, method)(*arguments, **options)
+            if "wait" in options and _is_late(answer):
+                raise self._timeout()
+            return answer
+
+        return retried(once, f"{method} at {self.server.address}")
 
     def close(self) -> None:
         with self._lock:
@@ -258,6 +268,12 @@ def _answer(error: object) -> str:
         content = getattr(error, "content", b"")
         said = content.decode(errors="replace") if isinstance(content, bytes) else str(content)
     return str(said).strip()[:400] or str(getattr(error, "reason_phrase", ""))
+
+
+def _is_late(answer: Any) -> bool:
+    """Whether a write was taken and not carried out in time, which since 1.17 the server does not call an error."""
+    answers = answer if isinstance(answer, list) else [answer]
+    return any(one.status == "wait_timeout" for one in answers)
 
 
 def _says(text: str, words: tuple[str, ...]) -> bool:

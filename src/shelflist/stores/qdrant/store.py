@@ -205,14 +205,14 @@ class QdrantStore:
             )
         # A point that came late may not bring back one that is stale by now.
         only_new = {"update_mode": models.UpdateMode.INSERT_ONLY} if self._connection().version >= _INSERT_ONLY else {}
-        self._connection.write("upsert", spec.name, sent, wait=True, **only_new)
+        self._connection.ask("upsert", spec.name, sent, wait=True, **only_new)
 
     def delete(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> None:
         from qdrant_client import models
 
         for some in _batches(point_ids, _IDS):
             selector = models.PointIdsList(points=some)
-            self._connection.write("delete", spec.name, selector, wait=True)
+            self._connection.ask("delete", spec.name, selector, wait=True)
 
     def set_stale(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> None:
         from qdrant_client import models
@@ -221,7 +221,7 @@ class QdrantStore:
             # By filter, because the server answers an id that it does not know with an error.
             chosen = models.Filter(must=[models.HasIdCondition(has_id=some)])
             stale = {STATUS: IndexStatus.STALE.value}
-            self._connection.write("set_payload", spec.name, stale, chosen, wait=True)
+            self._connection.ask("set_payload", spec.name, stale, chosen, wait=True)
 
     def get(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> list[Point]:
         return [
@@ -287,14 +287,17 @@ class QdrantStore:
         patience = 10 * self._server.timeout
         deadline = time.monotonic() + patience
         pause = _FLUSH_PAUSE
+        started = False
         while True:
             info = self._connection.ask("get_collection", spec.name)
             if info.status == models.CollectionStatus.GREEN:
                 return
             if info.status == models.CollectionStatus.RED:
                 raise self._connection.failure(f"{spec.name} is not healthy, {info.optimizer_status}")
-            if info.status == models.CollectionStatus.GREY:  # after a restart they wait for a reason to start
+            if info.status == models.CollectionStatus.GREY and not started:
+                # After a restart they wait for a reason to start. Only once: telling them stops what they are at.
                 self._start_optimizers(spec)
+                started = True
             now = (info.status, info.indexed_vectors_count, info.segments_count, info.points_count)
             if now != seen:
                 seen, deadline = now, time.monotonic() + patience
@@ -322,7 +325,7 @@ class QdrantStore:
             if waiting:
                 operations = list(waiting)
                 waiting.clear()
-                self._connection.write("batch_update_points", new.name, operations, wait=True)
+                self._connection.ask("batch_update_points", new.name, operations, wait=True)
 
         for point_id, metadata in rows:
             chosen = models.Filter(must=[models.HasIdCondition(has_id=[as_id(point_id)])])
@@ -361,10 +364,10 @@ class QdrantStore:
                 return
             self._make(_MARKERS, {"vectors_config": {}, "replication_factor": self._number("replicas")})
         if ledger_id is None:
-            self._connection.write("delete", _MARKERS, models.PointIdsList(points=[mark]), wait=True)
+            self._connection.ask("delete", _MARKERS, models.PointIdsList(points=[mark]), wait=True)
         else:
             point = models.PointStruct(id=mark, vector={}, payload={"collection": collection, "ledger_id": ledger_id})
-            self._connection.write("upsert", _MARKERS, [point], wait=True)
+            self._connection.ask("upsert", _MARKERS, [point], wait=True)
 
     def close(self) -> None:
         self._connection.close()
