@@ -32,13 +32,15 @@ _ARRAYS = {bytes: "bytea[]", str: "text[]", int: "bigint[]"}
 class Dialect(Protocol):
     """`greatest`: the function for the larger of two values. `lock`: ends a SELECT of rows that nobody else may change
     until the transaction ends; `claim`: the same for the rows of `s`, passing over those that others hold. `clock`: the
-    time of this statement; its `?` takes what `moment` gives.
+    time of this statement; its `?` takes what `moment` gives. `longest_id`: bytes that a tenant and a document_id may have
+    together.
     """
 
     greatest: str
     lock: str
     claim: str
     clock: str
+    longest_id: int
 
     def moment(self) -> tuple[Any, ...]: ...
 
@@ -87,6 +89,7 @@ class SqliteDialect:
     greatest = "max"
     lock = claim = ""
     clock = "?"
+    longest_id = 2**31
 
     def moment(self) -> tuple[Any, ...]:
         return (time.time(),)
@@ -146,6 +149,7 @@ class PostgresDialect:
     lock = "FOR UPDATE"
     claim = "FOR UPDATE OF s SKIP LOCKED"
     clock = "extract(epoch FROM clock_timestamp())::float8"
+    longest_id = 2_600  # with the rest of its key within the 2,704 bytes of a B-tree entry
 
     def __init__(self) -> None:
         self._new = 0

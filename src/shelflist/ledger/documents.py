@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from shelflist.core.errors import InvalidInput
 from shelflist.core.filters.nodes import Filter
 from shelflist.core.transaction import Database, LiveClause, Transaction
 from shelflist.core.types import IndexStatus, Metadata
@@ -72,7 +73,8 @@ _DOCUMENT = (
 )
 
 
-_SHOWN = "c.point_id, c.chunk_id, d.document_id, d.tenant_id, c.content, c.metadata, c.section, c.position, k.fields"
+_CHUNK = "c.point_id, c.chunk_id, d.document_id, d.tenant_id, c.content, c.metadata, c.section, c.position"
+_SHOWN = f"{_CHUNK}, k.fields"
 _LIVE = (
     f"SELECT {_SHOWN} FROM sl_chunks c JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
     "JOIN sl_documents d ON d.document_key = c.document_key JOIN sl_collections k ON k.collection_id = d.collection_id"
@@ -85,7 +87,10 @@ class Documents:
         self._sql = dialect_of(database)
 
     def find(self, collection_id: int, tenant: str, document_ids: Sequence[str]) -> dict[str, DocumentRecord]:
-        """Records by document_id, removed ones included: their revision still fences late writers."""
+        """Records by document_id, removed ones included: their revision still fences late writers.
+
+        InvalidInput for an id that is not there and too long for the ledger's database.
+        """
         found: dict[str, DocumentRecord] = {}
         with self._database.read(single=True) as tx:
             for part in self._sql.parts(document_ids):
@@ -95,7 +100,18 @@ class Documents:
                     (collection_id, tenant, *ids),
                 )
                 found.update((row[1], _document(row)) for row in rows)
+        if len(found) < len(document_ids):
+            self._require_short(tenant, [one for one in document_ids if one not in found])
         return found
+
+    def _require_short(self, tenant: str, document_ids: Sequence[str]) -> None:
+        most = self._sql.longest_id
+        for one in document_ids:
+            if 4 * (len(tenant) + len(one)) > most and len(tenant.encode()) + len(one.encode()) > most:
+                raise InvalidInput(
+                    f"The document_id {one[:60] + '…'!r} has {len(one.encode()):,} bytes. In a ledger in Postgres it may have "
+                    f"{most:,}, with its tenant. Use a shorter one, such as a hash of it."
+                )
 
     def present(
         self, collection_id: int, tenant: str | None, *, prefix: str | None = None, limit: int | None = None
@@ -213,9 +229,14 @@ class Documents:
     def live_clause(self, generation_id: int, tenant: str | None) -> LiveClause:
         """The same check, for a store in the same database to join to its own statement; `live_from` reads its rows."""
         own = "" if tenant is None else " AND d.tenant_id = ?"
+        # The fields are looked up once, not for each row: every chunk of a generation is of one collection.
+        fields = "SELECT k.fields FROM sl_generations g JOIN sl_collections k USING (collection_id) WHERE g.generation_id = ?"
         return LiveClause(
-            f"{_LIVE} WHERE c.point_id = found.point_id AND s.index_status = 'indexed'{own}",
-            (generation_id, *(() if tenant is None else (tenant,))),
+            f"SELECT {_CHUNK}, ({fields}) AS fields FROM sl_chunks c "
+            "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
+            "JOIN sl_documents d ON d.document_key = c.document_key "
+            f"WHERE c.point_id = found.point_id AND s.index_status = 'indexed'{own}",
+            (generation_id, generation_id, *(() if tenant is None else (tenant,))),
         )
 
     def live_from(self, rows: Mapping[bytes, Sequence[Any]]) -> dict[bytes, LiveChunk]:

@@ -14,10 +14,26 @@ from shelflist.ledger.keywords import Ranking
 
 _LEXEMES = "to_tsvector('english', left(c.content, 250000))"
 """Of the beginning of a text that is very long: a tsvector holds a megabyte, less than all words of such a text."""
-_ANY_OF = (
-    "(SELECT string_agg('''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''', ' | ')::tsquery AS any_of "
-    "FROM unnest(to_tsvector('english', ?)))"
+_ANY_OF = "string_agg('''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''', ' | ')::tsquery AS any_of"
+_SEARCH = (
+    f"WITH asked AS MATERIALIZED (SELECT {_ANY_OF} FROM unnest(to_tsvector('english', ?))) "
+    "SELECT c.point_id, ts_rank(l.lexemes, asked.any_of, 1)::float8 AS score FROM asked "
+    "JOIN sl_lexemes l ON l.lexemes @@ asked.any_of AND l.collection_id = ? "
+    "JOIN sl_chunks c ON c.chunk_key = l.chunk_key JOIN sl_documents d ON d.document_key = c.document_key "
+    "WHERE true {own}ORDER BY score DESC, c.point_id LIMIT ?"
 )
+_WORDS = "to_tsvector('simple', left(c.content, 250000))"
+_BY_STOP_WORDS = (
+    f"WITH asked AS MATERIALIZED (SELECT {_ANY_OF} FROM unnest(to_tsvector('simple', ?)) "
+    "WHERE to_tsvector('english', ?) = ''), "
+    f"found AS MATERIALIZED (SELECT c.point_id, ts_rank({_WORDS}, asked.any_of, 1)::float8 AS score FROM asked "
+    f"JOIN sl_chunks c ON {_WORDS} @@ asked.any_of JOIN sl_documents d ON d.document_key = c.document_key "
+    "WHERE asked.any_of IS NOT NULL AND d.collection_id = ? {own}LIMIT ?) "
+    "SELECT point_id, score FROM found ORDER BY score DESC, point_id LIMIT ?"
+)
+"""For a query that has no other words: they are no lexemes, so the texts themselves are read."""
+_FEW = 2_000
+"""Of the texts with a stop word so many are ranked: nearly all have one, and to read them all takes seconds."""
 
 
 class PostgresKeywords:
@@ -44,14 +60,11 @@ class PostgresKeywords:
     def search(self, text: str, *, limit: int, tenant: str | None) -> Ranking:
         own = "" if tenant is None else "AND d.tenant_id = ? "
         with self._database.read(single=True) as tx:
-            rows = tx.execute(
-                f"WITH asked AS MATERIALIZED {_ANY_OF} "
-                "SELECT c.point_id, ts_rank(l.lexemes, asked.any_of, 1)::float8 AS score FROM asked "
-                "JOIN sl_lexemes l ON l.lexemes @@ asked.any_of AND l.collection_id = ? "
-                "JOIN sl_chunks c ON c.chunk_key = l.chunk_key JOIN sl_documents d ON d.document_key = c.document_key "
-                f"WHERE true {own}ORDER BY score DESC, c.point_id LIMIT ?",
-                (text, self._collection_id, *(() if tenant is None else (tenant,)), limit),
-            ).fetchall()
+            whose = (self._collection_id, *(() if tenant is None else (tenant,)))
+            rows = tx.execute(_SEARCH.format(own=own), (text, *whose, limit)).fetchall()
+            if not rows:
+                sql = _BY_STOP_WORDS.format(own=own)
+                rows = tx.execute(sql, (text, text, *whose, max(limit, _FEW), limit)).fetchall()
         return Ranking(rows, exhausted=len(rows) < limit)
 
     def rows(self) -> int:

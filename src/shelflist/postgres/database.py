@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
-from shelflist.core.errors import MissingDependency, StoreDenied, StoreTimeout
+from shelflist.core.errors import MissingDependency, StoreDenied, StoreError, StoreTimeout
 from shelflist.core.log import log
 from shelflist.postgres.errors import is_starting, mapped, refused
 from shelflist.postgres.statements import Wire, wire_dumper
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import psycopg
 
 DEFAULT_POOL = 16
+_OLDEST = 160_000
+"""The version of the server, as libpq gives it, from which on everything here has been run."""
 _CONNECT_SECONDS = 10
 _START_SECONDS = 15.0
 """How long a server that is starting up, or recovering from a crash, is waited for."""
@@ -346,6 +348,12 @@ class PostgresDatabase:
                     continue
                 raise refused(error, self.address, float(parameters["connect_timeout"])) from None
         self._server_version = connection.info.server_version
+        if self._server_version < _OLDEST:
+            connection.close()
+            raise StoreError(
+                f"{self.address} is Postgres {self._server_version // 10_000}; {_OLDEST // 10_000} or newer is needed. "
+                "Upgrade the server, or name another one in the URL."
+            )
         _adapt(connection)
         return Link(connection, self._epoch)
 

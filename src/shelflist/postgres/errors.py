@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from shelflist.core.errors import (
@@ -11,6 +12,7 @@ from shelflist.core.errors import (
     StoreDenied,
     StoreError,
     StoreFull,
+    StoreMismatch,
     StoreReadOnly,
     StoreTimeout,
     StoreUnavailable,
@@ -18,6 +20,11 @@ from shelflist.core.errors import (
 
 if TYPE_CHECKING:
     import psycopg
+
+_POINTS = re.compile(r'relation "(sl_\w+_\d+(?:_terms)?)" does not exist')
+"""A table of a generation. Those of the ledger end in no number."""
+_FOREIGN = ("expected authentication request", "response to ssl negotiation", "response to gssapi negotiation")
+"""What libpq says to an answer that no Postgres gives."""
 
 _STARTING = ("starting up", "shutting down", "not yet accepting", "recovery mode")
 _DENIED = (
@@ -44,6 +51,10 @@ def refused(error: psycopg.Error, address: str, seconds: float) -> ShelflistErro
         return StoreTimeout(
             f"{address} did not answer within {seconds:g} s. Check host, port and firewall, or give it longer: "
             "?connect_timeout=SECONDS"
+        )
+    if any(part in lower for part in _FOREIGN):
+        return StoreError(
+            f"{address} is not Postgres: something else listens there. Check host and port; Postgres's own port is 5432."
         )
     if any(part in lower for part in _DENIED) or ("role" in lower and "does not exist" in lower):
         return StoreDenied(
@@ -93,6 +104,12 @@ def mapped(error: psycopg.Error, address: str, *, lock_seconds: float, lost: boo
         )
     if state == "25006":
         return StoreReadOnly(f"{address} takes no writes ({text}): a standby? Name the primary in the URL.")
+    missing = _POINTS.search(text) if state == "42P01" else None
+    if missing is not None:
+        return StoreMismatch(
+            f"{address} has no table {missing[1]} any more, which held a part of the collection. Make it anew from the "
+            "ledger: shelflist repair"
+        )
     if state in ("42501", "28000", "28P01"):
         return StoreDenied(f"{address}: {text}. Grant the user of the URL what it lacks, or use another one.")
     if state[:2] in ("XX", "58"):

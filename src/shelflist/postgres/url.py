@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from shelflist.postgres.database import DEFAULT_POOL, PostgresDatabase
 
 SCHEMES = frozenset({"postgresql", "postgres", "pgvector"})
 _OWN = ("timeout", "pool_size")
+_IN_URLS_ONLY = ("ssl",)
+_WORD = re.compile(r"[a-z_]+")
 _PORTS = re.compile(r"[0-9,]*")
 
 
@@ -38,10 +41,18 @@ def database_from_url(place: StoreUrl, *, busy_timeout: float = 30.0) -> Postgre
 
 def _libpq(place: StoreUrl) -> dict[str, Any]:
     try:
-        from psycopg import Error
+        from psycopg import Error, pq
         from psycopg.conninfo import conninfo_to_dict
     except ImportError:
         raise MissingDependency.for_extra("psycopg", "pgvector", f"Postgres ({place.scheme}:)") from None
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {*_OWN, *_IN_URLS_ONLY}
+    for name in place.query:
+        if name not in known and _WORD.fullmatch(name):
+            near = difflib.get_close_matches(name, known, n=1)
+            guess = f"Did you mean {near[0]!r}?" if near else f"Known are those of libpq, {' and '.join(_OWN)}."
+            # Not the whole URL: nobody can tell whether the value is a secret.
+            where = str(place).partition("?")[0]
+            raise ConfigError(f"{where} has an option {name!r} that is not known. {guess}")
     rest = place.raw.partition(":")[2]
     start, mark, query = rest.partition("?")
     kept = "&".join(pair for pair in re.split("&", query) if pair.partition("=")[0] not in _OWN)

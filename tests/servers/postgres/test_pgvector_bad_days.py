@@ -135,6 +135,16 @@ def test_no_pgvector_and_no_right_to_add_it(postgres: PostgresServer) -> None:
     postgres.sql("DROP ROLE reader")
 
 
+def test_a_pgvector_that_is_too_old(
+    store: PgvectorStore, url: str, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.read_marker("docs") is None
+    monkeypatch.setattr("shelflist.stores.pgvector.schema._OLDEST", (99, 0))
+    for ask in (lambda: opened(url).read_marker("docs"), lambda: opened(url).create(SPEC)):
+        with pytest.raises(StoreError, match=r"pgvector \d.*ALTER EXTENSION vector UPDATE"):
+            ask()
+
+
 def test_a_database_that_is_not_in_utf8(postgres: PostgresServer) -> None:
     postgres.sql("DROP DATABASE IF EXISTS latin")
     postgres.sql("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")

@@ -10,6 +10,7 @@ from postgres_engine import PostgresServer, database_of
 
 import shelflist
 from shelflist import Collection
+from shelflist.core.errors import StoreMismatch
 
 
 @pytest.fixture
@@ -32,3 +33,18 @@ def test_rows_deleted_behind_its_back(docs: tuple[Collection, str, str], postgre
     assert collection.verify()["ok"] and collection.count() == count
     assert sorted(contents(collection.search("text", limit=99))) == before
     assert len(collection.search("text", mode="keyword", limit=99)) == words
+
+
+@pytest.mark.parametrize("dropped", ["{name}", "{name}_terms", "{name}, {name}_terms"])
+def test_tables_dropped_behind_its_back(
+    docs: tuple[Collection, str, str], postgres: PostgresServer, dropped: str
+) -> None:
+    collection, name, database = docs
+    before, words = collection.count(), contents(collection.search("text", mode="keyword", limit=99))
+    postgres.sql(f"DROP TABLE {dropped.format(name=name)}", database=database)
+    for ask in (collection.status, collection.verify, lambda: collection.search("text", mode="keyword")):
+        with pytest.raises(StoreMismatch, match=rf"no table {name}(_terms)? .*shelflist repair"):
+            ask()
+    assert not collection.repair()["lost"]
+    assert collection.verify()["ok"] and collection.count() == before
+    assert sorted(contents(collection.search("text", mode="keyword", limit=99))) == sorted(words)

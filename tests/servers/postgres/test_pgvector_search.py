@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from shelflist.core.filters import F, Filter, prepare
 from shelflist.core.transaction import LiveClause
 from shelflist.core.types import Candidates, Flat, Hnsw, Ivf, Point, SearchParams, Vector
 from shelflist.postgres import PostgresTransaction
+from shelflist.postgres.statements import native
 from shelflist.stores.pgvector.store import PgvectorStore
 from shelflist.stores.protocol import GenerationSpec, Scope
 from shelflist.testing.points import distances, make_point, point_id, random_vectors
@@ -57,9 +59,24 @@ class House:
         hit = [len(self.nearest(q, where) & {c.point_id for c in self.ask(q, where).items}) for q in asked]
         return sum(hit) / (10 * len(asked))
 
+    def first_sent(self, where: Filter | None) -> tuple[str, Any]:
+        """The first statement of a search that looks for what is near, and its parameters."""
+        sent: list[tuple[str, Any]] = []
+        plain = PostgresTransaction.execute
+
+        def noted(tx: PostgresTransaction, sql: str, parameters: Any = (), **options: Any) -> Any:
+            sent.append((sql, parameters))
+            return plain(tx, sql, parameters, **options)
+
+        with patch.object(PostgresTransaction, "execute", noted):
+            self.ask(self.queries[0], where)
+        return next(one for one in sent if "AS distance" in one[0])
+
     def plan(self, where: Filter | None) -> str:
-        scope = Scope(filter=prepare(where, FIELDS))
-        return "\n".join(self.store.explain(self.spec, self.queries[0], limit=10, scope=scope, params=SearchParams()))
+        """Postgres's own plan of that statement, on the connection that it is sent on."""
+        sql, parameters = self.first_sent(where)
+        with self.store.database.read(single=True) as tx:
+            return "\n".join(line for (line,) in tx.execute(f"EXPLAIN {sql}", parameters, prepare=False))
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +152,15 @@ def test_an_index_answers(house: House, name: str) -> None:
         assert "sl_house_1_vector" in plan
     if name in ("colour", "large colour", "several", "range", "narrow range", "prefix"):
         assert "Index Only Scan" in plan, plan
+
+
+def test_the_one_plan_that_is_kept_for_all_vectors_uses_the_index(house: House) -> None:
+    sql = native(house.first_sent(None)[0])
+    with house.store.database.read(single=True) as tx:  # on the connection that has the settings of a search
+        tx.execute("SELECT 1")
+        kept = tx.link.connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}".encode()).fetchall()
+    plan = "\n".join(line for (line,) in kept)
+    assert "Index Scan using sl_house_1_vector" in plan and "Seq Scan" not in plan, plan
 
 
 def test_the_plan_says_which_way(house: House) -> None:

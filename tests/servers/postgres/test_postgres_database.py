@@ -361,6 +361,9 @@ class TestUrl:
             ("postgresql://u:se/cret@h/db", "%2F"),
             ("postgresql://u:se?cret@h/db", "%3F"),
             ("postgresql://h/db?no_such_option=1", "libpq"),
+            ("postgresql://h/db?sslmod=require", "'sslmod' .*mean 'sslmode'"),
+            ("postgresql://h/db?pol_size=2", "mean 'pool_size'"),
+            ("postgresql://h/db?pasword=secret", "mean 'password'"),
             ("postgresql://h/db?timeout=soon", "timeout"),
             ("postgresql://h/db?pool_size=0", "pool_size"),
             ("postgresql://h:port/db", "HOST:PORT"),
@@ -394,6 +397,33 @@ class TestBadDays:
         assert isinstance(error, Transient)
         refused(at("postgresql:///x?host=/no/such/folder"), StoreUnavailable, "cannot be reached")
         refused(at("postgresql://no-such-host.invalid/x"), StoreUnavailable, "cannot be reached")
+
+    @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR unknown command\r\n"])
+    @pytest.mark.parametrize("sslmode", ["prefer", "disable", "require"])
+    def test_something_else_listens_there(self, answer: bytes, sslmode: str) -> None:
+        import socket
+
+        def serve() -> None:
+            while True:
+                try:
+                    caller, _ = other.accept()
+                except OSError:
+                    return
+                with caller:
+                    caller.recv(100)
+                    caller.sendall(answer)
+
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            threading.Thread(target=serve, daemon=True).start()
+            url = f"postgresql://127.0.0.1:{other.getsockname()[1]}/x?sslmode={sslmode}"
+            assert not isinstance(refused(at(url), StoreError, "is not Postgres", "5432"), Transient)
+
+    def test_a_server_that_is_too_old(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        ask(at(url))
+        monkeypatch.setattr("shelflist.postgres.database._OLDEST", 990_000)
+        refused(at(url), StoreError, "99 or newer is needed")
 
     def test_a_database_that_is_not_there(self, postgres: PostgresServer) -> None:
         refused(at(postgres.url("nowhere")), StoreError, "does not exist", "createdb")

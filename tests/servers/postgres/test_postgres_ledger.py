@@ -39,7 +39,7 @@ from test_under_a_handle import *  # noqa: F403
 
 import shelflist
 from shelflist.config import parse_url
-from shelflist.core.errors import CollectionNotFound, ConfigError, LedgerTooNew, StoreUnavailable
+from shelflist.core.errors import CollectionNotFound, ConfigError, InvalidInput, LedgerTooNew, StoreUnavailable
 from shelflist.database import SqliteDatabase
 from shelflist.ledger import schema
 from shelflist.ledger.catalog import CollectionRecord
@@ -246,6 +246,30 @@ def test_a_check_that_was_planned_for_a_small_ledger_is_planned_anew(ledgers: Ma
     assert write(ledger, docs, revision_of(ledger, docs, "second", *(f"text {i}" for i in range(3_000))))
     assert "Seq Scan on sl_states" not in plan()
     database.close()
+
+
+def test_an_id_that_is_too_long_for_an_index(ledgers: Made) -> None:
+    """Random, as what repeats itself is packed and takes no room."""
+    with shelflist.open(
+        "late://" + secrets.token_hex(6), "docs", ledger=ledgers()[1], embedder=CountingEmbedder()
+    ) as docs:
+        docs.sync_all([document(secrets.token_hex(1_300), "fits"), document("é" * 1_300, "fits")])
+        for name in (secrets.token_hex(1_301), secrets.token_hex(5_000), "é" * 1_301):
+            with pytest.raises(InvalidInput, match=r"bytes. In a ledger in Postgres it may have 2,600") as found:
+                docs.sync(name, chunks("too long"))
+            assert len(str(found.value)) < 300
+        assert docs.count() == 2
+
+
+def test_a_query_of_stop_words_alone(ledgers: Made) -> None:
+    with shelflist.open(
+        "late://" + secrets.token_hex(6), "docs", ledger=ledgers()[1], embedder=CountingEmbedder()
+    ) as docs:
+        docs.sync_all([document("hamlet", "To be or not to be"), document("who", "The Who"), document("b", "words")])
+        assert contents(docs.search("to be, or not?", mode="keyword")) == ["To be or not to be"]
+        assert sorted(contents(docs.search("the not", mode="keyword"))) == ["The Who", "To be or not to be"]
+        assert contents(docs.search("the words", mode="keyword")) == ["words"]
+        assert contents(docs.search("?!", mode="keyword")) == []
 
 
 class TestManyWriters:

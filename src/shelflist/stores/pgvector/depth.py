@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from shelflist.core.fields import FieldType
 from shelflist.core.types import Vector
 from shelflist.engine.exact import distances, nearest, prepared
-from shelflist.engine.signs import sign_bits
+from shelflist.engine.signs import Codes, sign_bits
 from shelflist.postgres import PostgresTransaction
 from shelflist.stores._sql import Sql
 from shelflist.stores.pgvector.filters import column
@@ -31,11 +32,14 @@ _LEAST_DEPTH, _DEEPEST = 250, 4_000
 _NEAREST = 10
 
 
-def measured_depth(tx: PostgresTransaction, spec: GenerationSpec, queries: Sequence[Vector], rows: int) -> int:
-    """How deep the list by sign bits must be read, also under filters; 0 where it is of no use."""
+def measured_depth(
+    tx: PostgresTransaction, spec: GenerationSpec, queries: Sequence[Vector], rows: int
+) -> tuple[int, list[set[bytes]] | None]:
+    """How deep the list by sign bits must be read, also under filters (0 where it is of no use), and the ids of each
+    query's ten nearest without a filter, where every row was looked at."""
     share = min(1.0, _SAMPLE / max(1, rows))
     conditions = [Sql("true"), *_hard_conditions(tx, spec)]
-    found, differing, matching = _looked_at(tx, spec, np.stack(queries), conditions, share)
+    ids, found, differing, matching = _looked_at(tx, spec, np.stack(queries), conditions, share)
     worst = 0.0
     for matches in matching:
         places = [_places(found[matches, one], differing[matches, one]) for one in range(len(queries))]
@@ -43,10 +47,13 @@ def measured_depth(tx: PostgresTransaction, spec: GenerationSpec, queries: Seque
         deep = np.concatenate(places) / share**0.25
         if deep.size:
             worst = max(worst, float(np.quantile(deep, WANTED)))
-    return 0 if worst * _MARGIN > _DEEPEST else max(_LEAST_DEPTH, round(worst * _MARGIN))
+    depth = 0 if worst * _MARGIN > _DEEPEST else max(_LEAST_DEPTH, round(worst * _MARGIN))
+    if share < 1:
+        return depth, None
+    return depth, [{ids[row] for row in nearest(found[:, one], _NEAREST)} for one in range(len(queries))]
 
 
-def _places(found: Vector, differing: Vector) -> Vector:
+def _places(found: Vector, differing: npt.NDArray[np.int64]) -> Vector:
     """Where the nearest by distance stand in the order of differing bits, counted from 1."""
     best = nearest(found, _NEAREST)
     return 1 + np.searchsorted(np.sort(differing), differing[best]).astype(np.float32)
@@ -54,9 +61,10 @@ def _places(found: Vector, differing: Vector) -> Vector:
 
 def _looked_at(
     tx: PostgresTransaction, spec: GenerationSpec, queries: Vector, conditions: Sequence[Sql], share: float
-) -> tuple[Vector, Vector, npt.NDArray[np.bool_]]:
-    """Of a sample of n rows and q queries: distances (n, q), differing bits (n, q), and who matches each condition."""
-    signs = _signs(sign_bits(queries))
+) -> tuple[list[bytes], Vector, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Of a sample of n rows and q queries: ids, distances (n, q), differing bits (n, q), and who matches each condition."""
+    asked_codes = sign_bits(queries)
+    ids: list[bytes] = []
     asked = ", ".join(f"({one.text}) IS TRUE" for one in conditions)
     last, end = (
         uuid.UUID(int=0),
@@ -77,17 +85,26 @@ def _looked_at(
         vectors = prepared(np.stack([vector_of(row[1]) for row in page]), spec.metric)
         codes = np.stack([np.frombuffer(row[2], np.uint8, offset=4) for row in page])
         found.append(np.stack([distances(vectors, query, spec.metric) for query in queries], axis=1))
-        differing.append((signs.shape[1] - _signs(codes) @ signs.T) / 2)
+        differing.append(differing_bits(codes, asked_codes))
+        ids += [row[0].bytes for row in page]
         matching.append(np.array([row[3:] for row in page], dtype=np.bool_).T)
     if not found:
         nothing = np.empty((0, len(queries)), np.float32)
-        return nothing, nothing, np.empty((len(conditions), 0), np.bool_)
-    return np.concatenate(found), np.concatenate(differing), np.concatenate(matching, axis=1)
+        return ids, nothing, nothing.astype(np.int64), np.empty((len(conditions), 0), np.bool_)
+    return ids, np.concatenate(found), np.concatenate(differing), np.concatenate(matching, axis=1)
 
 
-def _signs(codes: npt.NDArray[np.uint8]) -> Vector:
-    """Packed bits as 1 and -1."""
-    return np.unpackbits(codes, axis=1).astype(np.float32) * 2 - 1
+def differing_bits(codes: Codes, asked: Codes) -> npt.NDArray[np.int64]:
+    """How many bits of each code (n, bytes) differ from each of those asked for (q, bytes): shape (n, q)."""
+    ones, words = _ones(), np.ascontiguousarray(codes).view(np.uint16)
+    return np.stack([ones[words ^ one].sum(axis=1, dtype=np.int64) for one in asked.view(np.uint16)], axis=1)
+
+
+@lru_cache(maxsize=1)
+def _ones() -> Codes:
+    """How many bits are set in each number of 16 bits: NumPy 1 has no count of its own."""
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.uint8)
+    return np.unpackbits(numbers).reshape(-1, 16).sum(axis=1, dtype=np.uint8)
 
 
 def _hard_conditions(tx: PostgresTransaction, spec: GenerationSpec) -> list[Sql]:

@@ -86,8 +86,8 @@ def read_facts(tx: PostgresTransaction, spec: GenerationSpec) -> Facts:
     found = tx.execute(
         "SELECT c.reltuples::float8, pg_relation_size(c.oid), g.effort, g.depth, "
         "(SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(?)) "
-        "FROM sl_store_generations g JOIN pg_class c ON c.oid = to_regclass(g.name) WHERE g.name = ?",
-        (vector_index_name(spec.name), spec.name),
+        "FROM sl_store_generations g JOIN pg_class c ON c.oid = ?::regclass WHERE g.name = ?",
+        (vector_index_name(spec.name), spec.name, spec.name),
     ).fetchone()
     if found is None:
         raise StoreError(f"The store has no generation {spec.name}. Create it first.")

@@ -76,6 +76,11 @@ def require_pgvector(tx: PostgresTransaction, address: str) -> None:
                 "CREATE EXTENSION vector;"
             ) from error
         installed = offered
+    require_version(installed, address)
+
+
+def require_version(installed: str, address: str) -> None:
+    """StoreError unless the extension is new enough."""
     if tuple(int(part) for part in installed.split(".")[:2]) < _OLDEST:
         raise StoreError(
             f"{address} has pgvector {installed}; 0.8 or newer is needed, for filtered searches that do not come short. "
@@ -171,14 +176,20 @@ def create_sql(spec: GenerationSpec) -> list[str]:
         f"embedding vector({spec.dimensions}) NOT NULL{fields}) WITH (toast_tuple_target = {target})",
         f"ALTER TABLE {name} ALTER COLUMN embedding SET STORAGE {storage}",
         f"ALTER TABLE {name} ALTER COLUMN bits SET STORAGE MAIN",
-        f"CREATE TABLE {name}_terms (point_id uuid PRIMARY KEY, terms tsvector NOT NULL)",
-        f"CREATE INDEX {name}_terms_gin ON {name}_terms USING gin (terms)",
         f"CREATE INDEX {name}_document ON {name} USING hash (document_id)",  # ids of any length
         f"CREATE INDEX {name}_status ON {name} (index_status) WHERE index_status <> 'indexed'",
     ]
     if spec.tenanted:
         statements.append(_covering(f"{name}_tenant", name, "tenant_id"))
-    return statements + [field_index_sql(spec, field) for field in spec.fields]
+    return statements + [field_index_sql(spec, field) for field in spec.fields] + terms_sql(spec)
+
+
+def terms_sql(spec: GenerationSpec) -> list[str]:
+    table = f"{spec.name}_terms"
+    return [
+        f"CREATE TABLE {table} (point_id uuid PRIMARY KEY, terms tsvector NOT NULL)",
+        f"CREATE INDEX {table}_gin ON {table} USING gin (terms)",
+    ]
 
 
 def field_index_sql(spec: GenerationSpec, field: str) -> str:

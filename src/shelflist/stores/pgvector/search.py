@@ -69,15 +69,6 @@ class Searches:
         live = None if scope.live is None else {row[0]: row[4:] for row in rows[:limit] if row[3]}
         return Candidates(items, exact=exact, exhausted=len(rows) <= limit, plan=plan, live=live)
 
-    def explain(self, spec: GenerationSpec, query: Vector, limit: int, scope: Scope, params: SearchParams) -> list[str]:
-        where = condition(spec, scope)
-        with self._database.read() as tx:
-            tx.settings(SESSION)
-            facts = self._known(tx, spec)
-            way = self._way(tx, spec, scope, where, params, facts, limit)
-            sent = step(way, spec, scope, where, query, limit + 1, params, facts).statement
-            return [line for (line,) in tx.execute(f"EXPLAIN {sent.text}", sent.parameters, prepare=False)]
-
     def by_words(
         self, spec: GenerationSpec, terms: Sequence[str], common: Set[str], limit: int, scope: Scope
     ) -> Candidates:

@@ -34,6 +34,8 @@ from shelflist.stores.pgvector.schema import (
     create_sql,
     field_index_sql,
     require_pgvector,
+    require_version,
+    terms_sql,
     vector_index,
 )
 from shelflist.stores.pgvector.search import Searches
@@ -110,19 +112,31 @@ class PgvectorStore:
             ).fetchone()
             if known is not None:
                 require_same_shape(known[0], known[1], spec, self._database.address)
-                return
-            if _exists(tx, spec.name):
+                if self._complete(tx, spec):
+                    return
+            elif _exists(tx, spec.name):
                 raise StoreMismatch(
                     f"{self._database.address} has a table {spec.name} that Shelflist did not make. Rename it, or drop it."
                 )
             for statement in create_sql(spec):
                 tx.execute(statement)
             tx.execute(
-                "INSERT INTO sl_store_generations (name, dimensions, metric) VALUES (?, ?, ?)",
+                "INSERT INTO sl_store_generations (name, dimensions, metric) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 (spec.name, spec.dimensions, spec.metric),
             )
         self._database.forget_types()
         self._searches.forget(spec.name)
+
+    def _complete(self, tx: PostgresTransaction, spec: GenerationSpec) -> bool:
+        """Make way for, or make, the tables of a known generation that somebody has dropped; whether they are all there."""
+        if not _exists(tx, spec.name):
+            tx.execute(f"DROP TABLE IF EXISTS {spec.name}_terms")
+            tx.execute("UPDATE sl_store_generations SET measured_rows = 0 WHERE name = ?", (spec.name,))
+            return False
+        if not _exists(tx, f"{spec.name}_terms"):
+            for statement in terms_sql(spec):
+                tx.execute(statement)
+        return True
 
     def drop(self, name: str) -> None:
         with self._database.write() as tx:
@@ -262,12 +276,6 @@ class PgvectorStore:
         analyse = self._terms()
         return self._searches.by_words(spec, analyse(text), self._common, limit, scope)
 
-    def explain(
-        self, spec: GenerationSpec, vector: Vector, *, limit: int, scope: Scope, params: SearchParams
-    ) -> list[str]:
-        """Postgres's own plan of what `search` would send, line by line."""
-        return self._searches.explain(spec, checked_vector(spec, vector), limit, scope, params)
-
     def hybrid_search(
         self, spec: GenerationSpec, text: str, vector: Vector, *, limit: int, scope: Scope, params: SearchParams
     ) -> Candidates:
@@ -373,6 +381,10 @@ class PgvectorStore:
 
     def read_marker(self, collection: str) -> str | None:
         with self._database.read() as tx:
+            if not self._is_checked:  # every opening comes by here
+                installed = tx.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+                if installed is not None:
+                    require_version(installed[0], self._database.address)
             if not _exists(tx, "sl_store_markers"):
                 return None
             found = tx.execute("SELECT ledger_id FROM sl_store_markers WHERE collection = ?", (collection,)).fetchone()
@@ -405,5 +417,6 @@ def _exists(tx: PostgresTransaction, table: str) -> bool:
     return bool(tx.execute("SELECT to_regclass(?) IS NOT NULL", (table,)).fetchone()[0])
 
 
-def _hex(point_ids: Sequence[bytes]) -> list[str]:
-    return [one.hex() for one in point_ids]
+def _hex(point_ids: Sequence[bytes]) -> str:
+    """Ids as Postgres writes an array of them: one text is sent in a hundredth of the time that its members take."""
+    return f"{{{','.join([one.hex() for one in point_ids])}}}"
