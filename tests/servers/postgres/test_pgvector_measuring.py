@@ -9,14 +9,14 @@ import pytest
 from postgres_engine import PostgresServer
 
 from shelflist.config import parse_url
-from shelflist.core.types import Hnsw, Index, Ivf
+from shelflist.core.types import Hnsw, IndexSpec, Ivf
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.stores.pgvector.depth import differing_bits, measured_depth
 from shelflist.stores.pgvector.store import PgvectorStore
 from shelflist.stores.protocol import GenerationSpec
 from shelflist.testing.points import make_point, point_id, random_vectors
 
-ROWS, DIMENSIONS = 2_200, 24
+ROWS, DIMENSIONS = 5_000, 24
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def store(postgres: PostgresServer) -> Iterator[PgvectorStore]:
     store.close()
 
 
-def built(store: PgvectorStore, index: Index) -> GenerationSpec:
+def built(store: PgvectorStore, index: IndexSpec) -> GenerationSpec:
     spec = GenerationSpec("sl_measured_1", DIMENSIONS, index=index)
-    vectors = random_vectors(ROWS, DIMENSIONS)
+    vectors = random_vectors(ROWS, 4, DIMENSIONS)
     store.create(spec)
     store.upsert(spec, [make_point(f"p{i}", vector) for i, vector in enumerate(vectors)])
     store.build(spec)
@@ -46,8 +46,8 @@ def test_differing_bits_are_counted() -> None:
 
 def test_the_nearest_of_every_row_are_known_and_those_of_a_sample_are_not(store: PgvectorStore) -> None:
     spec = built(store, Hnsw(indexing_threshold=100))
-    vectors = random_vectors(ROWS, DIMENSIONS)
-    queries = list(prepared(random_vectors(3, DIMENSIONS, seed=9), spec.metric))
+    vectors = random_vectors(ROWS, 4, DIMENSIONS)
+    queries = list(prepared(random_vectors(3, 9, DIMENSIONS), spec.metric))
     with store.database.read() as tx:
         _, found = measured_depth(tx, spec, queries, ROWS)
         _, of_a_sample = measured_depth(tx, spec, queries, 1_000_000)
@@ -60,7 +60,7 @@ def test_the_nearest_of_every_row_are_known_and_those_of_a_sample_are_not(store:
     ("index", "effort"), [(Hnsw(indexing_threshold=100, ef_search=7), 7), (Ivf(nlist=5, nprobe=1), 1)]
 )
 def test_an_effort_that_was_given_is_the_one_that_is_measured(
-    store: PgvectorStore, index: Index, effort: int, monkeypatch: pytest.MonkeyPatch
+    store: PgvectorStore, index: IndexSpec, effort: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shelflist.stores.pgvector.upkeep.DEFAULT_THRESHOLD", 100)
     stats = store.stats(built(store, index))
