@@ -421,6 +421,18 @@ def test_several_paths_are_passes_of_their_own_and_add_up(shell: Shell, fake: Fa
     assert [part["added"] for part in found["sources"]] == [3, 3]
 
 
+def test_what_a_sync_passed_over_and_lost_is_said(shell: Shell, fake: FakeCollection) -> None:
+    fake.answers["sync_all"] = SyncReport(embedded=3, files_skipped=7, skipped=["README", "b.pdf"])
+    lines = shell("sync", ".").out.splitlines()
+    assert any(line.startswith("Skipped    7 ") and "README, b.pdf, …" in line for line in lines)
+    assert "Another sync wrote the same first." in lines and "up to date" not in "".join(lines)
+    fake.answers["sync_all"] = SyncReport(files_skipped=1, skipped=["README"])
+    lines = shell("sync", ".").out.splitlines()
+    assert any("README (" in line for line in lines) and "Nothing to do: the collection is up to date." in lines
+    fake.answers["sync_all"] = SyncReport(added=1)
+    assert "Skipped" not in shell("sync", ".").out
+
+
 def test_a_plan_ends_with_the_command_that_does_it(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
     (tmp_path / "my pages").mkdir()
     options = (

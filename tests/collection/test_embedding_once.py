@@ -131,3 +131,23 @@ def test_a_killed_writer_is_not_waited_for(directory: Place) -> None:
     assert counts(report[0], "embedded", "documents_added") == (2, 1)
     for end in (reads, writes):
         os.close(end)
+
+
+def test_what_was_embedded_between_the_look_and_the_claim_is_not_paid_again(
+    directory: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = CountingEmbedder()
+    first, second = directory.open(embedder=quick), directory.open()
+    source = second._opened.vectors
+    known, looks = source.known, []
+
+    def overtaken(hashes: Sequence[bytes]) -> dict[bytes, Vector]:
+        found = known(hashes)
+        if not looks:
+            looks.append(first.sync("a", chunks("one", "two")))
+        return found
+
+    monkeypatch.setattr(source, "known", overtaken)
+    report = second.sync("b", chunks("two", "three"))
+    assert quick.texts == ["one", "two"] and directory.embedder.texts == ["three"]
+    assert counts(report, "embedded", "cached", "tokens") == (1, 1, 1) and second.verify()["ok"]

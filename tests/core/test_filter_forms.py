@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shelflist.core.errors import InvalidFilter
 from shelflist.core.fields import Fields
 from shelflist.core.filters import (
     And,
@@ -280,3 +281,13 @@ def test_operators_have_the_names_of_the_text_form() -> None:
 def test_filters_show_themselves() -> None:
     assert repr(F("year")) == "F('year')"
     assert "year" in repr(F("year") < 10) and "10" in repr(F("year") < 10)
+
+
+def test_json_as_text_is_json() -> None:
+    """As a shell passes it."""
+    wanted = prepare({"year": {"$lt": 2024}, "title": "a"}, FIELDS)
+    assert prepare(' {"year": {"$lt": 2024}, "title": "a"}', FIELDS) == wanted
+    assert prepare('{"year": {"$lt": 2023}, "title": "a"}', FIELDS) != wanted
+    for text in ('{"year": ', "{year: 3}", "{}x"):
+        with pytest.raises(InvalidFilter, match="begins like JSON and is not valid"):
+            prepare(text, FIELDS)

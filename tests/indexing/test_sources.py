@@ -122,6 +122,16 @@ def test_only_changed_files_are_parsed(tmp_path: Path) -> None:
     assert folder.parsed == 2
 
 
+def test_files_of_a_kind_that_is_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("a.md", "README", "sub/b.pdf", ".hidden", "left.out", "node_modules/x.bin"):
+        _put(tmp_path / name)
+    folder = Folder(tmp_path, exclude="left.out")
+    assert [item.document_id for item in folder.documents({})] == ["a.md"] and folder.skipped == ["README", "sub/b.pdf"]
+    assert len(list(folder.documents({}))) == 1 and folder.skipped == ["README", "sub/b.pdf"]
+    chosen = Folder(tmp_path, include="*.md")
+    assert len(list(chosen.documents({}))) == 1 and chosen.skipped == []
+
+
 def test_another_chunker_parses_again(tmp_path: Path) -> None:
     _put(tmp_path / "a.md")
     known = _digests(Folder(tmp_path))

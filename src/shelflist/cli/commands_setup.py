@@ -123,7 +123,8 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
     for key in ("url", "ledger"):
         if has_secret(getattr(settings, key) or "") and f"SHELFLIST_{key.upper()}" not in os.environ:
             say(f"  export SHELFLIST_{key.upper()}='{redact(getattr(settings, key))}'   # with the secret")
-    say(f"  shelflist sync ./docs{f' --collection {settings.collection}' if beside else ''}")
+    what = "./chunks.jsonl" if settings.embedder == "none" else "./docs"
+    say(f"  shelflist sync {what}{f' --collection {settings.collection}' if beside else ''}")
 
 
 def _same(one: Settings, other: Settings) -> bool:

@@ -42,8 +42,14 @@ def report_lines(report: SyncReport, planned: bool = False) -> list[str]:
         cached = f", {report.cached:,} known already" if report.cached else ""
         lines.append(f"Texts      {report.embedded:,} {would}embedded{tokens}{cached}")
     changes = report.added + report.removed + report.moved + report.metadata_only
+    if report.files_skipped:
+        names = ", ".join(report.skipped) + (", …" if report.files_skipped > len(report.skipped) else "")
+        lines.append(
+            f"Skipped    {report.files_skipped:,} of a kind that is not read: {names} (--include '*.SUFFIX' reads such text too)"
+        )
     if not changes and not report.failures and not report.documents_added and not report.documents_changed:
-        lines.append("Nothing to do: the collection is up to date.")
+        others = report.embedded and not planned
+        lines.append("Another sync wrote the same first." if others else "Nothing to do: the collection is up to date.")
     return lines
 
 

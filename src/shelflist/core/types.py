@@ -248,6 +248,7 @@ class SyncReport:
     """What a sync did, or (from `plan`) what it would do. Plain counts are chunks; documents are `documents_*`.
 
     `added` new chunks, `metadata_only` same text with other metadata or given vector, `moved` same chunk at another position, `removed`, `unchanged`.
+    `files_skipped`: of a kind that the source does not read; `skipped` names the first of them.
     `embedded` texts sent to the embedder, `cached` vectors found in the embedding cache, `tokens` of the embedded texts.
     """
 
@@ -267,6 +268,8 @@ class SyncReport:
     documents_superseded: int = 0
     documents_failed: int = 0
     documents_parsed: int = 0
+    files_skipped: int = 0
+    skipped: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -278,12 +281,15 @@ class SyncReport:
     def to_dict(self) -> dict[str, Any]:
         """The same names as in `--json`."""
         data: dict[str, Any] = {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("failures", "warnings")
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("skipped", "failures", "warnings")
         }
         data["failed"] = self.failed
         data["failures"] = [
             {"document_id": f.document_id, "position": f.position, "error": f.error} for f in self.failures
         ]
+        data["skipped"] = list(self.skipped)
         data["warnings"] = list(self.warnings)
         return data
 

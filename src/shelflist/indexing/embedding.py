@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class VectorSource:
         missing = [one for one in texts if one not in vectors]
         counts = self._token_counts(missing, texts)
         self._warn_of_cut_texts(planned, counts, report)
-        errors = self._embed(missing, texts, vectors, report, counts)
+        errors = self._embed(missing, texts, vectors, report, counts, fresh)
         for planned_document in planned:
             for chunk in planned_document.revision.new:
                 chunk.token_count = counts.get(chunk.text_hash)
@@ -80,7 +80,7 @@ class VectorSource:
         vectors = self.known(list(texts))
         missing = [one for one in texts if one not in vectors]
         if missing and self._embedder is not None:
-            self._embed(missing, texts, vectors, report, {})
+            self._embed(missing, texts, vectors, report, {}, set())
         return vectors
 
     def known(self, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
@@ -122,13 +122,17 @@ class VectorSource:
         vectors: dict[bytes, Vector],
         report: SyncReport,
         counts: dict[bytes, int],
+        fresh: Set[bytes],
     ) -> dict[bytes, str]:
-        """Fill `vectors`; the errors of texts that cannot be embedded. What another writer is embedding is waited for."""
+        """Fill `vectors`; the errors of texts that cannot be embedded. What another writer is embedding is waited for.
+
+        `fresh`: texts whose known vectors are not wanted.
+        """
         errors: dict[bytes, str] = {}
         if missing and self._embedder is None:
             raise EmbedderError(f"The collection {self._collection.name!r} has no embedder for new texts.")
         while missing:
-            elsewhere = self._embed_own(missing, texts, vectors, report, counts, errors)
+            elsewhere = self._embed_own(missing, texts, vectors, report, counts, fresh, errors)
             self._wait_for(elsewhere)
             found = self.known(elsewhere)
             report.cached += len(found)
@@ -143,6 +147,7 @@ class VectorSource:
         vectors: dict[bytes, Vector],
         report: SyncReport,
         counts: dict[bytes, int],
+        fresh: Set[bytes],
         errors: dict[bytes, str],
     ) -> list[bytes]:
         """Embed what nobody else is embedding; returns the rest."""
@@ -154,7 +159,10 @@ class VectorSource:
             own = cache.claim(space, part, owner)
             elsewhere += [one for one in part if one not in own]
             try:
-                made = self._embed_part([one for one in part if one in own], texts, errors) if own else {}
+                # Looked for once more: somebody may have made and let go of them since they were found to be missing.
+                found = self.known([one for one in own if one not in fresh])
+                wanted = [one for one in part if one in own and one not in found]
+                made = self._embed_part(wanted, texts, errors) if wanted else {}
             except BaseException:
                 cache.release(space, owner)
                 raise
@@ -163,7 +171,8 @@ class VectorSource:
             with self._ledger.database.write():
                 self.remember(made)
                 cache.release(space, owner)
-            vectors.update(made)
+            report.cached += len(found)
+            vectors.update(found | made)
         return elsewhere
 
     def _wait_for(self, hashes: Sequence[bytes]) -> None:

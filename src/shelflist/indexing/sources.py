@@ -28,7 +28,8 @@ class Folder:
     `include` that spells out a suffix admits files that are otherwise not known, as plain text.
 
     A file is parsed only where sha256 of its bytes and of the chunker differs from the known one. A file or folder that
-    cannot be read is yielded as `Unreadable`. `parsed` is the number of files that the last pass parsed.
+    cannot be read is yielded as `Unreadable`. `parsed` is the number of files that the last pass parsed, `skipped` are those
+    of a kind that is not read.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Folder:
         self.chunker = chunker or Chunker()
         self.name = name or source_name("folder", self.path)
         self.parsed = 0
+        self.skipped: list[str] = []
 
     def __repr__(self) -> str:
         return f"Folder({str(self.path)!r})"
@@ -55,7 +57,8 @@ class Folder:
     def documents(self, known: KnownDigests = NOTHING_KNOWN) -> Iterator[Item]:
         """One pass, in sorted order. A missing folder, or one with no document in it, raises UnreadableSource."""
         self.parsed = 0
-        entries = self._entries()
+        self.skipped = []
+        entries = self._entries(self.skipped)
         first = next(entries, None)
         if first is None:
             raise UnreadableSource(
@@ -71,12 +74,12 @@ class Folder:
         """Number of files that a pass will look at."""
         return sum(1 for entry in self._entries() if not entry.is_folder)
 
-    def _entries(self) -> Iterator[Entry]:
+    def _entries(self, skipped: list[str] | None = None) -> Iterator[Entry]:
         if not os.path.exists(self.path):
             raise UnreadableSource(f"Folder {self.path} does not exist. Check the path.")
         if not os.path.isdir(self.path):
             raise UnreadableSource(f"{self.path} is not a folder. For a single file use open_source(path).")
-        return walk(self.path, self.include, self.exclude)
+        return walk(self.path, self.include, self.exclude, skipped)
 
     def _items(self, first: Entry, others: Iterator[Entry], known: KnownDigests) -> Iterator[Item]:
         yield self._item(first, known)

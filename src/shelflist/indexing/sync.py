@@ -43,6 +43,7 @@ from shelflist.ledger.ledger import Ledger
 _DOCUMENTS_PER_BATCH = 1_000
 _CHUNKS_PER_BATCH = 12_000
 _SECONDS_PER_BATCH = 0.5
+_SKIPPED_NAMED = 5
 
 Item = Document | Unchanged | Unreadable
 
@@ -115,6 +116,8 @@ class Sync:
             self._planned.finish()
         if isinstance(documents, Source):
             self._report.documents_parsed = getattr(documents, "parsed", 0)
+            skipped: list[str] = getattr(documents, "skipped", [])
+            self._report.files_skipped, self._report.skipped = len(skipped), skipped[:_SKIPPED_NAMED]
         if delete_missing:
             self._remove_missing(allow_removal)
         if not self._dry:
@@ -346,7 +349,8 @@ class Sync:
         return (
             f"belongs to the source {record.source!r}, not to {self._source!r}. "
             "Two places with files of the same name: give one a prefix (--prefix NAME/). One place under a new name: "
-            f"sync it as --source {record.source} (source={record.source!r}); as a folder, what it lacks is then removed."
+            f"sync it as --source {record.source} (source={record.source!r})"
+            + ("; what the folder lacks is then removed." if record.source.startswith("folder:") else ".")
         )
 
     def _has_changed(self) -> bool:

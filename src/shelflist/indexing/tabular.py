@@ -190,7 +190,7 @@ class Parquet(Table):
             with pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
                 yield file
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).rstrip(".")
             raise UnreadableSource(
                 f"{self.path} is not a readable Parquet file (cut off, damaged, or another format): {reason}. "
                 "Write it again."

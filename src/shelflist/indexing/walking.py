@@ -48,13 +48,19 @@ def format_of(path: Path) -> str:
     return SUFFIXES.get(path.suffix.lower(), "text")
 
 
-def walk(root: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Iterator[Entry]:
-    """The documents below a folder, in sorted order. What an unlistable folder may hold is one entry with an error."""
-    return _Walk(root, include, exclude).entries(root, "")
+def walk(
+    root: Path, include: Sequence[str] = (), exclude: Sequence[str] = (), skipped: list[str] | None = None
+) -> Iterator[Entry]:
+    """The documents below a folder, in sorted order. What an unlistable folder may hold is one entry with an error.
+
+    `skipped` takes the files that nobody left out by name, and whose suffix is not known.
+    """
+    return _Walk(root, include, exclude, [] if skipped is None else skipped).entries(root, "")
 
 
 class _Walk:
-    def __init__(self, root: Path, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(self, root: Path, include: Sequence[str], exclude: Sequence[str], skipped: list[str]) -> None:
+        self._skipped_files = skipped
         self._root = Path(os.path.realpath(root))
         self._include = include
         self._exclude = exclude
@@ -97,6 +103,8 @@ class _Walk:
                 yield Entry(path, _printable(below), f"The name of the file {below!a} is not valid UTF-8. Rename it.")
             else:
                 yield Entry(path, below)
+        elif not self._include:
+            self._skipped_files.append(_printable(below))
 
     def _wanted(self, below: str) -> bool:
         suffix = os.path.splitext(below)[1].lower()

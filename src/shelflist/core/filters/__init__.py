@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, overload
 
+import orjson
+
 from shelflist.core.errors import InvalidFilter
 from shelflist.core.fields import Fields, shown_value
 from shelflist.core.filters.build import F
@@ -43,7 +45,7 @@ def parse_filter(value: Filter | Mapping[str, Any] | str | None) -> Filter | Non
     if value is None or isinstance(value, Filter):
         return value
     if isinstance(value, str):
-        return from_text(value)
+        return from_json(_object(value)) if value.lstrip().startswith("{") else from_text(value)
     if isinstance(value, Mapping):
         return from_json(value)
     if isinstance(value, F):
@@ -52,6 +54,17 @@ def parse_filter(value: Filter | Mapping[str, Any] | str | None) -> Filter | Non
         f"A filter is made with F, or is a JSON object or text, got {type(value).__name__} {shown_value(value)}. "
         'For example F("page_number") < 10, {"page_number": {"$lt": 10}} or "page_number < 10".'
     )
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    """The JSON form as a shell passes it."""
+    try:
+        found: Mapping[str, Any] = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidFilter(
+            f"The filter {shown_value(text)} begins like JSON and is not valid JSON: {error}."
+        ) from None
+    return found
 
 
 @overload
