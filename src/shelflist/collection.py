@@ -121,7 +121,10 @@ class Collection:
     def tenant(self, tenant_id: str) -> Collection:
         """The same collection, seen and written as one tenant. Closing it leaves the collection open."""
         if self.tenancy == "none":
-            raise TenantForbidden(f"The collection {self.name!r} has no tenants. Make one with tenancy='required'.")
+            raise TenantForbidden(
+                f"The collection {self.name!r} has no tenants: leave the tenant out, or make another collection with "
+                "tenancy='required' (shelflist init --tenancy required)."
+            )
         if not isinstance(tenant_id, str) or not tenant_id:
             raise TenantRequired(f"A tenant id is a non-empty str, got {tenant_id!r}.")
         label_bytes("tenant", tenant_id)

@@ -324,8 +324,8 @@ def _create(ledger: Ledger, store: Store, name: str, wanted: Wanted, embedder: E
     if embedder is None:
         if not wanted.fingerprint or wanted.dimensions is None:
             raise ConfigError(
-                "A collection of given vectors (embedder=None) declares its vector space: pass fingerprint='MODEL NAME' "
-                "and dimensions=N."
+                "A collection of given vectors (embedder=None, --embedder none) declares its vector space: give fingerprint= and "
+                "dimensions= (--fingerprint 'MODEL NAME' --dimensions N)."
             )
         fingerprint, dimensions = wanted.fingerprint, wanted.dimensions
     else:
@@ -366,7 +366,8 @@ def _refuse_other_space(wanted: Wanted, fingerprint: str, dimensions: int) -> No
     if wanted.fingerprint not in (None, fingerprint) or wanted.dimensions not in (None, dimensions):
         raise EmbedderMismatch(
             f"The embedder makes {fingerprint} with {dimensions} dimensions, not {wanted.fingerprint or fingerprint} with "
-            f"{wanted.dimensions or dimensions}. fingerprint= and dimensions= are for embedder=None."
+            f"{wanted.dimensions or dimensions}. Leave both out, or give the vectors yourself: embedder=None "
+            "(--embedder none)."
         )
 
 

@@ -103,6 +103,7 @@ def test_interrupted_is_130_and_says_that_work_is_kept(shell: Shell, fake: FakeC
     "arguments",
     [
         ("search",),
+        ("search", "keys", "--vector", "keys.npy"),
         ("search", "keys", "--limit", "0"),
         ("search", "keys", "--mode", "fuzzy"),
         ("search", "keys", "--limit", "many"),
@@ -193,6 +194,38 @@ def test_nothing_found_is_no_error(shell: Shell, fake: FakeCollection) -> None:
     assert plain.code == filtered.code == 0
     assert "Nothing found" in plain.out and "filter" not in plain.out
     assert "filter" in filtered.out
+
+
+def test_a_vector_from_a_file_is_searched(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
+    vector = np.asarray([0.5, -0.25, 0.75], np.float32)
+    np.save(tmp_path / "v.npy", vector)
+    (tmp_path / "v.json").write_text("[0.5, -0.25, 0.75]")
+    for name in ("v.npy", "v.json"):
+        assert shell("search", "--vector", str(tmp_path / name)).code == 0
+        (asked,) = fake.asked[[one[0] for one in fake.asked].index("search")][1]
+        assert np.array_equal(asked, vector)
+        fake.asked.clear()
+
+
+@pytest.mark.parametrize(
+    "held", ["no json", '["a"]', "[[1], [1, 2]]", None], ids=["text", "words", "ragged", "missing"]
+)
+def test_a_file_without_a_vector_is_wrong_usage(
+    shell: Shell, fake: FakeCollection, tmp_path: Path, held: str | None
+) -> None:
+    place = tmp_path / "v.json"
+    if held is not None:
+        place.write_text(held)
+    result = shell("search", "--vector", str(place))
+    assert result.code == 2 and f"{place} holds no vector" in " ".join(result.err.split())
+    assert not fake.was_asked("search")
+
+
+def test_nothing_found_for_a_tenant_without_documents(shell: Shell, fake: FakeCollection) -> None:
+    fake.answers["search"] = Hits([], plan="", exact=True, refused=0)
+    assert "no document" not in shell("search", "keys", "--tenant", "acme").out
+    fake.answers["documents"] = []
+    assert "no document belongs to the tenant 'acm'" in shell("search", "keys", "--tenant", "acm").out
 
 
 def test_what_a_chunk_holds_cannot_command_the_terminal(shell: Shell, fake: FakeCollection) -> None:

@@ -24,6 +24,10 @@ def status_command(invocation: Invocation) -> None:
         print_json(status)
     else:
         print_facts(status)
+        if status["store"].get("keyword_rows", 0) is None:
+            say(
+                "The keyword index cannot be used; searches and syncs mend it, at once does: shelflist repair", fg="red"
+            )
 
 
 @click.command("documents", short_help="List the documents of the collection.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +21,10 @@ _DEFAULT_LIMIT = 10
 
 
 @click.command("search", short_help="Find the chunks that answer QUERY, best first.")
-@click.argument("query")
+@click.argument("query", required=False)
+@click.option(
+    "--vector", metavar="FILE", help="Search by the vector in FILE (.npy, or JSON; - is stdin), not by QUERY."
+)
 @click.option("--limit", type=click.IntRange(min=1), default=_DEFAULT_LIMIT, show_default=True, help="How many hits.")
 @where_option
 @click.option("--mode", type=click.Choice(["dense", "keyword", "hybrid"]), help="Which legs search (default: hybrid).")
@@ -40,7 +44,8 @@ _DEFAULT_LIMIT = 10
 @collection_options
 def search_command(
     invocation: Invocation,
-    query: str,
+    query: str | None,
+    vector: str | None,
     limit: int,
     where: str | None,
     mode: str | None,
@@ -57,7 +62,10 @@ def search_command(
     Example:
       shelflist search "how do I rotate keys" --limit 5 --where 'page_number < 10'
     """
+    if (query is None) == (vector is None):
+        raise click.UsageError("Give either QUERY or --vector FILE.")
     started = time.perf_counter()
+    asked = query if vector is None else _vector(vector)
     options: dict[str, Any] = {"limit": limit, "where": where, "mode": mode, "fusion": fusion}
     options.update(alpha=alpha, min_score=min_score, group_by="document_id" if group else None)
     if exact:
@@ -65,13 +73,14 @@ def search_command(
 
         options["params"] = SearchParams(exact=True)
     with invocation.bound() as collection:
-        hits = collection.search(query, **options)
-        name = collection.name
+        hits = collection.search(asked, **options)
+        name, tenant = collection.name, invocation.settings.tenant
+        unknown_tenant = not hits and tenant is not None and not collection.documents(limit=1)
     if invocation.as_json:
         print_json(
             {
                 "collection": name,
-                "query": query,
+                "query": query if vector is None else {"vector": vector},
                 "plan": hits.plan,
                 "exact": hits.exact,
                 "refused": hits.refused,
@@ -80,13 +89,31 @@ def search_command(
             }
         )
         return
-    if not hits:
+    if unknown_tenant:
+        say(f"Nothing found: no document belongs to the tenant {tenant!r}. Check how it is spelt.")
+    elif not hits:
         say("Nothing found." + (" The filter may match nothing: shelflist count --where …" if where else ""))
     for rank, hit in enumerate(hits, 1):
         print_hit(rank, hit, explain=explain)
     if explain:
         refused = f", {hits.refused} candidates refused by the ledger" if hits.refused else ""
         say(f"{hits.plan}{refused}; {'exact' if hits.exact else 'approximate'}", dim=True)
+
+
+def _vector(place: str) -> Any:
+    """The numbers in a file; whether they fit the collection is checked by the search. BadParameter if there are none."""
+    import numpy as np
+
+    try:
+        if place.lower().endswith(".npy"):
+            return np.load(place, allow_pickle=False)
+        with click.open_file(place, encoding="utf-8") as file:
+            return np.asarray(json.load(file), dtype=np.float32)
+    except (OSError, ValueError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise click.BadParameter(
+            f"{place} holds no vector ({reason}). Give a .npy file, or a JSON list of numbers.", param_hint="'--vector'"
+        ) from None
 
 
 def print_hit(rank: int, hit: Hit, *, explain: bool = False, length: int = _TEXT_SHOWN) -> None:

@@ -70,5 +70,6 @@ def _one(collection: CollectionRecord, chunk: Chunk) -> Vector | ShelflistError:
 def _not_ours(collection: CollectionRecord) -> EmbedderMismatch:
     return EmbedderMismatch(
         f"The collection {collection.name!r} embeds its texts itself ({collection.fingerprint}); a chunk brings a "
-        "vector of unknown origin. Leave embedding= out, or make a collection with embedder=None and fingerprint=."
+        "vector of unknown origin. Leave its embedding out (--column embedding=), or make a collection of given vectors: "
+        "embedder=None, fingerprint=, dimensions= (shelflist init --embedder none --fingerprint NAME --dimensions N)."
     )

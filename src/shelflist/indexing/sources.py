@@ -143,7 +143,9 @@ def open_source(path: str | os.PathLike[str], **options: Any) -> Source:
         return Parquet(place, **options)
     if suffix and suffix not in SUFFIXES:
         raise UnreadableSource(
-            f"{place} has the unknown suffix {suffix!r}. Known: .jsonl .parquet {' '.join(sorted(SUFFIXES))}"
+            f"{place} has the unknown suffix {suffix!r}. Chunks come as .jsonl or .parquet (unpack a compressed file first), "
+            "documents as .md, .html, .rst, .txt or program code. To read it as plain text all the same: "
+            f"shelflist sync {place.parent} --include '{place.name}'"
         )
     return File(place, **options)
 

@@ -78,7 +78,9 @@ class Searcher:
         """`text` or `vector` or both; the mode must fit what is given."""
         mode: Mode = request.mode or ("hybrid" if text is not None else "dense")
         if mode != "dense" and text is None:
-            raise InvalidInput(f"A {mode} search needs the query as text; a vector alone allows mode='dense'.")
+            raise InvalidInput(
+                f"A {mode} search needs the query as text; a vector alone allows mode='dense' (--mode dense)."
+            )
         if mode != "keyword" and vector is None:
             assert text is not None
             vector = self.embed(text)
@@ -101,7 +103,7 @@ class Searcher:
         if self._embedder is None:
             raise EmbedderMismatch(
                 f"The collection {self._collection.name!r} has no embedder ({self._collection.fingerprint}): search it "
-                "with a vector, or with mode='keyword'."
+                "with a vector (--vector FILE), or with mode='keyword' (--mode keyword)."
             )
         return np.asarray(self._embedder.embed_query(text), dtype=np.float32)
 
