@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from engines import free_port, missing
 from milvus_engine import MilvusServer, open_milvus, require_lite, running
@@ -375,6 +377,87 @@ def test_a_search_is_asked_again_while_the_server_is_not_ready(
     store.drop(spec.name)
 
 
+def test_what_may_be_repeated_is_asked_again(
+    store: MilvusStore, no_patience: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is not ready at two tries of every kind of call costs nothing but time."""
+    from pymilvus import MilvusException
+
+    client, failed = client_of(store), Counter[str]()
+
+    def flaky(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **options: Any) -> Any:
+            if failed[name] < 2:
+                failed[name] += 1
+                raise MilvusException(code=2, message="service not ready")
+            return real(*words, **options)
+
+        return call
+
+    calls = [
+        "alter_collection_properties",
+        "create_collection",
+        "create_index",
+        "delete",
+        "describe_collection",
+        "describe_index",
+        "describe_replica",
+        "drop_collection",
+        "flush",
+        "get_load_state",
+        "has_collection",
+        "insert",
+        "list_indexes",
+        "list_loaded_segments",
+        "list_persistent_segments",
+        "load_collection",
+        "query",
+        "refresh_load",
+        "search",
+        "upsert",
+    ]
+    for name in calls:
+        monkeypatch.setattr(client, name, flaky(name, getattr(client, name)))
+    spec = GenerationSpec("sl_all_1", 16, index=Hnsw(indexing_threshold=1))
+    store.create(spec)
+    points = make_points("p", 5, seed=1)
+    assert len(store.upsert(spec, points).stored) == 5
+    store.flush(spec)
+    assert len(ask(store, spec).items) == 3
+    store.build(spec)
+    store.set_stale(spec, [points[0].point_id])
+    store.delete(spec, [points[1].point_id])
+    store.flush(spec)
+    assert store.count(spec, Scope()) == 3 and store.stats(spec)["points"] == 4
+    store.write_marker("again", "a ledger")
+    assert store.read_marker("again") == "a ledger"
+    store.write_marker("again", None)
+    store.drop(spec.name)
+    assert set(failed.values()) == {2} and set(failed) == set(calls)
+
+
+def test_a_load_that_does_not_end(server: MilvusServer, store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pymilvus.client.types import LoadState
+
+    monkeypatch.setattr("shelflist.stores.milvus.link.PATIENCE", 0.5)
+    spec = GenerationSpec("sl_endless_1", 16)
+    with opened(f"{server.url}?timeout=1") as hasty:
+        monkeypatch.setattr(client_of(hasty), "get_load_state", lambda *_, **__: {"state": LoadState.Loading})
+        with pytest.raises(StoreTimeout, match=rf"load {spec.name}.*not done in 1 s"):
+            hasty.create(spec)
+    store.drop(spec.name)
+
+
+def test_a_password_that_the_server_repeats(server: MilvusServer) -> None:
+    from pymilvus import MilvusException
+
+    at = server.url.removeprefix("milvus://")
+    with opened(f"milvus://root:{SECRET}@{at}") as store:
+        for text in (f"root:{SECRET} is wrong", f"password {SECRET} is wrong"):
+            said = str(store._link.error("connect", MilvusException(code=1, message=text)))
+            assert SECRET not in said and "***" in said
+
+
 @pytest.mark.parametrize(("told", "is_known"), [("v2.2.16", False), ("1.1.0", False), ("v2.3.0", True)])
 def test_a_server_that_is_too_old_is_refused(
     server: MilvusServer, monkeypatch: pytest.MonkeyPatch, told: str, is_known: bool
@@ -432,6 +515,50 @@ def test_sealed_and_indexed(store: MilvusStore) -> None:
         store.flush(spec)
         assert store.count(spec, Scope()) == 5_998 and store.stats(spec)["points"] == 5_999
         store.drop(spec.name)
+
+
+def test_the_index_answers_when_build_returns(store: MilvusStore) -> None:
+    """Not the makeshift index of the open segment, whose recall nobody chose."""
+    spec = GenerationSpec("sl_built_1", 64, index=Hnsw(ef_search=256))
+    store.create(spec)
+    vectors = random_vectors(12_000, seed=5, dimensions=64)
+    for start in range(0, len(vectors), 6_000):
+        some = range(start, start + 6_000)
+        assert not store.upsert(spec, [make_point(f"p{i}", vectors[i]) for i in some]).failed
+    store.flush(spec)
+    store.build(spec)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    hits = 0
+    for query in random_vectors(50, seed=6, dimensions=64):
+        true = {point_id(f"p{i}") for i in np.argsort(-(unit @ query))[:10]}
+        found = store.search(spec, query, limit=10, scope=Scope(), params=SearchParams())
+        hits += len(true & {one.point_id for one in found.items})
+    assert hits >= 0.95 * 500
+    store.drop(spec.name)
+
+
+def test_quantized_vectors_are_put_in_order_by_whole_ones(store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server of the tests quantizes in IVF only, which is not claimed of it; the way of asking is the same."""
+    monkeypatch.setattr(store, "_claims", replace(store.capabilities, quantization=frozenset({"scalar"})))
+    spec = GenerationSpec("sl_scalar_1", 8, metric="l2", index=Ivf(nlist=1, nprobe=1, quantization="scalar"))
+    store.create(spec)
+    vectors = random_vectors(6_000, seed=7, dimensions=8)
+    vectors[0] = 100.0  # so that a step of the quantizer is as wide as the distances between neighbours differ
+    assert not store.upsert(spec, [make_point(f"p{i}", row) for i, row in enumerate(vectors)]).failed
+    store.flush(spec)
+    store.build(spec)
+    hits = 0
+    for query in random_vectors(50, seed=8, dimensions=8):
+        far = np.linalg.norm(vectors - query, axis=1)
+        true = np.argsort(far)[:10]
+        found = store.search(spec, query, limit=10, scope=Scope(), params=SearchParams())
+        hits += len({point_id(f"p{i}") for i in true} & {one.point_id for one in found.items})
+        by_id = {point_id(f"p{i}"): far[i] for i in range(6_000)}
+        assert [one.value for one in found.items] == pytest.approx(
+            [by_id[one.point_id] for one in found.items], rel=1e-3
+        )
+    assert hits >= 0.98 * 500
+    store.drop(spec.name)
 
 
 def test_more_than_one_search_returns(store: MilvusStore) -> None:

@@ -2,7 +2,7 @@
 
 No binary of the server can be installed where these tests are written. The re-implementation (`QdrantClient(":memory:")`,
 NumPy and Python) is no engine: it has the whole API and the meaning of filters, but neither indexes, nor segments, nor
-durability. What a real server does otherwise than it, the store follows the server.
+durability. What a real server does otherwise than it, the store follows the server; see also `qdrant_core`.
 """
 
 from __future__ import annotations

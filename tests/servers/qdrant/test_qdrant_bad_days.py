@@ -196,6 +196,7 @@ def test_a_full_disk(status: int, text: str) -> None:
         (504, "Timeout: Operation 'Create' timed out", StoreTimeout),
         (500, "Service internal error: task panicked", StoreError),
         (400, "Wrong input: Vector dimension error", StoreError),
+        (403, 'Forbidden: Limit exceeded 11 > 10 for "limit". Help: Reduce the "limit" parameter.', StoreError),
     ],
 )
 def test_what_the_server_says_is_passed_on(status: int, text: str, kind: type[StoreError]) -> None:
@@ -387,12 +388,12 @@ def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_thresholds_in_rows_become_kilobytes() -> None:
     """Qdrant counts both thresholds in kilobytes of vectors, takes no scan below 10, and reads 0 as never."""
     index = Hnsw(m=24, ef_construction=200, full_scan_threshold=2_000, indexing_threshold=20_000)
-    made = collection_options(GenerationSpec("x", 384, index=index), None, None)
+    made = collection_options(GenerationSpec("x", 384, index=index), (1, 18), None, None)
     assert (made["hnsw_config"].m, made["hnsw_config"].ef_construct) == (24, 200)
     assert made["hnsw_config"].full_scan_threshold == 3_000
     assert made["optimizers_config"].indexing_threshold == 30_000
     least = replace(index, full_scan_threshold=0, indexing_threshold=0)
-    made = collection_options(GenerationSpec("x", 8, index=least), None, None)
+    made = collection_options(GenerationSpec("x", 8, index=least), (1, 18), None, None)
     assert made["hnsw_config"].full_scan_threshold == 10
     assert made["optimizers_config"].indexing_threshold == 1
 
@@ -401,17 +402,19 @@ def test_what_a_collection_is_made_with() -> None:
     from qdrant_client import models
 
     tenanted = GenerationSpec("x", 8, fields=Fields({"title": str, "year": int, "at": "datetime"}), tenanted=True)
-    made = collection_options(tenanted, 2, 3)
+    made = collection_options(tenanted, (1, 18), 2, 3)
     assert (made["hnsw_config"].m, made["hnsw_config"].payload_m) == (0, 16)
     assert (made["shard_number"], made["replication_factor"], made["write_consistency_factor"]) == (2, 3, 3)
     indexes = dict(payload_indexes(tenanted, (1, 18)))
     assert indexes["tenant_id"].is_tenant and indexes["index_status"].enable_hnsw is False
     assert dict(payload_indexes(tenanted, (1, 16)))["index_status"].enable_hnsw is None
     assert {"document_id", "value-title", "order-title", "value-year", "value-at", "order-at"} <= indexes.keys()
-    flat = collection_options(replace(tenanted, index=Flat()), None, None)
+    flat = collection_options(replace(tenanted, index=Flat()), (1, 18), None, None)
     assert flat["hnsw_config"].m == 0 and flat["optimizers_config"].indexing_threshold == 0
     for kind, config in (("scalar", models.ScalarQuantization), ("binary", models.BinaryQuantization)):
-        vectors = collection_options(replace(tenanted, index=Hnsw(quantization=kind)), None, None)["vectors_config"]
+        vectors = collection_options(replace(tenanted, index=Hnsw(quantization=kind)), (1, 18), None, None)[
+            "vectors_config"
+        ]
         assert isinstance(vectors["dense"].quantization_config, config)
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,6 +306,69 @@ def test_restarted_while_a_load_waits(server: WeaviateServer, store: WeaviateSto
     assert len(result.stored) == 20 and store.count(spec, Scope()) == 20
 
 
+def test_what_may_be_repeated_is_asked_again(
+    store: WeaviateStore, few_retries: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is away at two tries of every call, over REST or gRPC, costs nothing but time."""
+    session = store._calls.session
+    translated, failures = session._translated, [0]
+
+    def away(work: Callable[[], object]) -> object:
+        if failures[0]:
+            failures[0] -= 1
+            raise StoreUnavailable(f"Weaviate at {session.address} is away.")
+        return translated(work)
+
+    spec = GenerationSpec("sl_again_1", 16, fields=Fields({"year": int}))
+    wider = replace(spec, fields=Fields({"year": int, "title": str}))
+    steps: list[Callable[[], object]] = [
+        lambda: store.create(spec),
+        lambda: store.upsert(spec, make_points("p", 5, seed=1)),
+        lambda: store.flush(spec),
+        lambda: store.add_fields(spec, wider, [(point_id("p0"), {"title": "shelf"})]),
+        lambda: ask(store, wider),
+        lambda: store.set_stale(wider, [point_id("p0")]),
+        lambda: store.delete(wider, [point_id("p1")]),
+        lambda: store.count(wider, Scope()),
+        lambda: list(store.scan(wider)),
+        lambda: store.vectors(wider, [point_id("p2")]),
+        lambda: store.stats(wider),
+        lambda: store.repair(wider),
+        lambda: store.write_marker("docs", "a ledger"),
+        lambda: store.read_marker("docs"),
+    ]
+    _ = session.proto  # connected
+    monkeypatch.setattr(session, "_translated", away)
+    for step in steps:
+        failures[0] = 2
+        step()
+        assert not failures[0]
+    assert store.count(wider, Scope()) == 3
+    failures[0] = 99
+    with pytest.raises(StoreUnavailable):
+        store.stats(wider)
+    assert failures[0] == 94, "five tries, and no more"
+    failures[0] = 2
+    store.drop(spec.name)
+
+
+def test_what_somebody_made_read_only(store: WeaviateStore, spec: GenerationSpec) -> None:
+    """Another thing than a full disk, and said otherwise."""
+    store.upsert(spec, make_points("p", 5, seed=1))
+    name = "Sl_badday_1"
+    shards = store._calls.session.rest(lambda client: client.collections.get(name).config.update_shards("READONLY"))
+    assert shards
+    for write in (
+        lambda: store.upsert(spec, make_points("q", 2, seed=2)),
+        lambda: store.delete(spec, [point_id("p0")]),
+    ):
+        with pytest.raises(StoreReadOnly, match="repair"):
+            write()
+    assert store.repair(spec)
+    store.delete(spec, [point_id("p0")])
+    assert store.count(spec, Scope()) == 4
+
+
 def test_the_disk_is_full(tmp_path: Path) -> None:
     with running(tmp_path / "server", small_disk=True) as server:
         store = open_store(server.url)
@@ -323,7 +386,7 @@ def test_the_disk_is_full(tmp_path: Path) -> None:
                 store.upsert(spec, make_points("late", 1, seed=2))
         with pytest.raises(StoreFull):
             store.set_stale(spec, [point_id("p0")])
-        with pytest.raises(StoreReadOnly, match="log"):
+        with pytest.raises(StoreFull, match="nearly full"):
             store.delete(spec, [point_id("p0")])
         assert len(ask(store, spec).items) == 3
         ballast.unlink()

@@ -41,6 +41,8 @@ _REMEMBERED, _MOST_KNOWN = 30.0, 1_000
 _PAGE_ROWS, _PAGE_BYTES = 8_192, 8_000_000
 _TERMS = 1_024
 _RRF = 60
+_OVERSAMPLED, _RESCORED = 3, 50
+"""How many times the limit, and how many at least, are asked of quantized vectors and put in order by whole ones."""
 
 
 class Asking:
@@ -93,7 +95,7 @@ class Asking:
     def _query(self, condition: str, fields: Sequence[str], consistency: Consistency) -> Sequence[Mapping[str, Any]]:
         # Without a limit Milvus 2.3 leaves a row out where another is there twice; a count takes none.
         most = {} if fields == _COUNT else {"limit": MOST}
-        found: Sequence[Mapping[str, Any]] = self._link.read(
+        found: Sequence[Mapping[str, Any]] = self._link.insist(
             f"query {self._spec.name}",
             lambda client: client.query(
                 self._spec.name,
@@ -128,7 +130,7 @@ class Asking:
             names = client.list_indexes(name, field_name=VECTOR, timeout=timeout)
             return client.describe_index(name, names[0], timeout=timeout) if names else {}
 
-        return dict(self._link.read(f"describe the index of {name}", described))
+        return dict(self._link.insist(f"describe the index of {name}", described))
 
     def growing(self) -> int:
         """About how many rows Milvus still writes to, and searches by an approximation of its own if they are many."""
@@ -229,7 +231,7 @@ class Asking:
     def _found(
         self, field: str, query: Any, limit: int, condition: str, settings: Mapping[str, Any]
     ) -> list[tuple[bytes, float]]:
-        found = self._link.read(
+        found = self._link.insist(
             f"search {self._spec.name}",
             lambda client: client.search(
                 self._spec.name,
@@ -249,10 +251,13 @@ class Asking:
     ) -> list[Candidate]:
         spec = self._spec
         query = padded(spec, vector)
+        quantized = spec.index is not None and spec.index.quantization is not None
+        depth = min(MOST, max(_OVERSAMPLED * limit, _RESCORED)) if quantized else limit
+        effort = {"ef": max(settings["ef"], depth)} if "ef" in settings else {}
 
         def ask(part: str) -> list[tuple[bytes, float]]:
-            asked = {"metric_type": METRICS[spec.metric], "params": dict(settings)}
-            return self._found(VECTOR, query, limit, f"{condition} and {part}" if part else condition, asked)
+            asked = {"metric_type": METRICS[spec.metric], "params": {**settings, **effort}}
+            return self._found(VECTOR, query, depth, f"{condition} and {part}" if part else condition, asked)
 
         if slices == 1:
             found = ask("")
@@ -260,16 +265,13 @@ class Asking:
             found = [hit for hits in self._link.threads.map(ask, _slices(slices)) for hit in hits]
         items = [Candidate(point_id, _distance(spec.metric, value)) for point_id, value in found]
         if slices > 1:
-            items = sorted(items, key=lambda item: item.value)[:limit]
-        if spec.index is not None and spec.index.quantization is not None:
-            return self._rescored(vector, items)
-        return items
+            items = sorted(items, key=lambda item: item.value)[:depth]
+        return self._rescored(vector, items, limit) if quantized else items
 
-    def _rescored(self, vector: Vector, items: list[Candidate]) -> list[Candidate]:
-        """The same candidates in the order of their whole vectors."""
-        stored = self.rows([item.point_id for item in items], ["id", VECTOR])
-        best = _Best(self._spec, vector, len(items))
-        best.add(stored)
+    def _rescored(self, vector: Vector, items: list[Candidate], limit: int) -> list[Candidate]:
+        """The best of the candidates by their whole vectors, in that order."""
+        best = _Best(self._spec, vector, limit)
+        best.add(self.rows([item.point_id for item in items], ["id", VECTOR]))
         return best.items
 
     def _compared(self, vector: Vector, limit: int, condition: str, why: str) -> Candidates:
@@ -322,7 +324,7 @@ class Asking:
                 data=[query], anns_field=SPARSE, param={"metric_type": "BM25"}, limit=depth, expr=condition
             ),
         ]
-        found = self._link.read(
+        found = self._link.insist(
             f"hybrid search {self._spec.name}",
             lambda client: client.hybrid_search(
                 spec.name,

@@ -76,6 +76,7 @@ class Link:
     def __init__(self, place: StoreUrl) -> None:
         self.path: str | None = None
         self._token = self._database = self._authority = ""
+        self._secrets: tuple[str, ...] = ()
         self._tls = False
         self._host, self._port = "", 0
         if place.host is None:
@@ -91,9 +92,9 @@ class Link:
             server = _connect.server(place, port=PORT, options=frozenset({"db", "ca"}))
             self.address, self.timeout, self._tls = server.address, server.timeout, server.tls
             self._host, self._port = server.host, server.port
-            self._token = server.api_key or ""
-            if place.username:
-                self._token = f"{place.username}:{self._token}"
+            key = server.api_key or ""
+            self._token = f"{place.username}:{key}" if place.username else key
+            self._secrets = tuple(one for one in (self._token, key) if one)
             self._database = server.options.get("db", "")
             self._authority = server.options.get("ca", "")
         self._lock = ProcessLock()
@@ -131,7 +132,7 @@ class Link:
         except Exception as error:
             raise self.error(what, error) from error
 
-    def read(self, what: str, call: Callable[[Client], T]) -> T:
+    def insist(self, what: str, call: Callable[[Client], T]) -> T:
         """`ask` for what may be asked again: while the server is not ready, it is. One that takes too long is not."""
         try:
             return self.ask(what, call)
@@ -215,8 +216,8 @@ class Link:
             if callable(getattr(told, "code", None)):  # gRPC's own, which says more than what was made of it
                 code, text = told.code(), str(told.details())
         status = getattr(code, "name", "")
-        if self._token:
-            text = text.replace(self._token, "***")
+        for secret in self._secrets:  # the password too, which a server may name without its user
+            text = text.replace(secret, "***")
         reason = " ".join(text.split())[:300].rstrip(". ")
         at = f"Milvus at {self.address}: {what}: {reason}."
         if status == "UNAUTHENTICATED" or "auth check failure" in text or code in _DENIED:

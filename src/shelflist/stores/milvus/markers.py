@@ -19,7 +19,7 @@ class Markers:
     def read(self, collection: str) -> str | None:
         if not self._is_there():
             return None
-        found = self._link.ask(
+        found = self._link.insist(
             "read the marker", lambda client: client.describe_collection(_HOME, timeout=self._link.timeout)
         )
         return found.get("properties", {}).get(_key(collection)) or None
@@ -28,14 +28,16 @@ class Markers:
         if not self._is_there():
             self._make()
         properties = {_key(collection): ledger_id or ""}
-        self._link.ask(
+        self._link.insist(
             "write the marker",
             lambda client: client.alter_collection_properties(_HOME, properties=properties, timeout=self._link.timeout),
         )
 
     def _is_there(self) -> bool:
         return bool(
-            self._link.ask("look for markers", lambda client: client.has_collection(_HOME, timeout=self._link.timeout))
+            self._link.insist(
+                "look for markers", lambda client: client.has_collection(_HOME, timeout=self._link.timeout)
+            )
         )
 
     def _make(self) -> None:
@@ -48,7 +50,7 @@ class Markers:
             client.create_collection(_HOME, schema=schema, num_shards=1, timeout=self._link.timeout)
 
         try:
-            self._link.ask("write the marker", make)
+            self._link.insist("write the marker", make)
         except StoreError:
             if not self._is_there():  # else somebody else was quicker
                 raise

@@ -20,11 +20,13 @@ _CHANGE_OVER = 1.0
 def seal(link: Link, asking: Asking, name: str) -> None:
     """Close what is open, and return when its index answers."""
     patience = max(PATIENCE, link.timeout)
-    link.ask(f"flush {name}", lambda client: client.flush(name, timeout=patience))
+    link.insist(f"flush {name}", lambda client: client.flush(name, timeout=patience))
     link.wait(f"index {name}", lambda: not int(asking.index().get("pending_index_rows", 0)), _PAUSE)
-    link.ask(f"refresh {name}", lambda client: client.refresh_load(name, timeout=patience))
+    link.insist(f"refresh {name}", lambda client: client.refresh_load(name, timeout=patience))
     link.wait(
-        f"load the segments of {name}", lambda: link.ask(f"segments of {name}", lambda c: _is_loaded(c, name)), _PAUSE
+        f"load the segments of {name}",
+        lambda: link.insist(f"segments of {name}", lambda c: _is_loaded(c, name)),
+        _PAUSE,
     )
     time.sleep(_CHANGE_OVER)
 

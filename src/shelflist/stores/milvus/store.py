@@ -122,7 +122,7 @@ class MilvusStore:
             keyword = self.capabilities.keyword is not None
             partitions = {"num_partitions": shapes.PARTITIONS} if spec.tenanted and not link.version.lite else {}
             try:
-                link.ask(
+                link.insist(
                     f"create {spec.name}",
                     lambda client: client.create_collection(
                         spec.name,
@@ -141,11 +141,13 @@ class MilvusStore:
 
     def _exists(self, name: str) -> bool:
         return bool(
-            self._link.read(f"look for {name}", lambda client: client.has_collection(name, timeout=self._link.timeout))
+            self._link.insist(
+                f"look for {name}", lambda client: client.has_collection(name, timeout=self._link.timeout)
+            )
         )
 
     def _described(self, name: str) -> Mapping[str, Any]:
-        found = self._link.read(
+        found = self._link.insist(
             f"describe {name}", lambda client: client.describe_collection(name, timeout=self._link.timeout)
         )
         return dict(found)
@@ -169,7 +171,9 @@ class MilvusStore:
         with self._lock:
             self._columns[spec.name] = columns
         if not described:
-            self._link.ask(f"make the indexes of {spec.name}", lambda client: self._make_indexes(client, spec, columns))
+            self._link.insist(
+                f"make the indexes of {spec.name}", lambda client: self._make_indexes(client, spec, columns)
+            )
 
     def _make_indexes(self, client: Client, spec: GenerationSpec, columns: frozenset[str]) -> None:
         # The vector's last: where it stands, all of them do.
@@ -177,7 +181,7 @@ class MilvusStore:
             client.create_index(spec.name, one, timeout=self._link.timeout, sync=False)
 
     def _load(self, name: str) -> None:
-        self._link.read(
+        self._link.insist(
             f"load {name}", lambda client: client.load_collection(name, timeout=self._link.timeout, _async=True)
         )
 
@@ -185,7 +189,7 @@ class MilvusStore:
             state = client.get_load_state(name, timeout=self._link.timeout)["state"]
             return bool(getattr(state, "name", str(state)) == "Loaded")
 
-        self._link.wait(f"load {name}", lambda: self._link.ask(f"load {name}", loaded))
+        self._link.wait(f"load {name}", lambda: self._link.insist(f"load {name}", loaded))
 
     def _asking(self, spec: GenerationSpec) -> Asking:
         columns = self._columns.get(spec.name)
@@ -201,7 +205,7 @@ class MilvusStore:
             self._columns.pop(name, None)
             self._replicas.pop(name, None)
         if self._exists(name):
-            self._link.ask(f"drop {name}", lambda client: client.drop_collection(name, timeout=self._link.timeout))
+            self._link.insist(f"drop {name}", lambda client: client.drop_collection(name, timeout=self._link.timeout))
 
     def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
         vectors = shapes.padded(spec, checked_vectors(spec, points))
@@ -272,7 +276,7 @@ class MilvusStore:
     def delete(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> None:
         left = iter(point_ids)
         while some := [one.hex() for one in islice(left, _IDS)]:
-            self._link.ask(
+            self._link.insist(
                 f"delete from {spec.name}", partial(_delete, name=spec.name, ids=some, timeout=self._link.timeout)
             )
 
@@ -300,13 +304,14 @@ class MilvusStore:
         def write(client: Client) -> None:
             timeout = self._link.timeout
             if spec.tenanted and not self._link.version.has(2, 4):
-                # Upsert puts the rows of a collection with a partition key where no filter on the key finds them.
+                # Upsert puts the rows of a collection with a partition key where no filter on the key finds them. Between
+                # these two a search misses them, for some tenths of a second.
                 _delete(client, spec.name, [row["id"] for row in rows], timeout)
                 client.insert(spec.name, rows, timeout=timeout)
             else:
                 client.upsert(spec.name, rows, timeout=timeout)
 
-        self._link.ask(f"upsert into {spec.name}", write)
+        self._link.insist(f"upsert into {spec.name}", write)
 
     def get(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> list[Point]:
         asking = self._asking(spec)
@@ -358,7 +363,7 @@ class MilvusStore:
         if self._link.version.lite:
             return 1
         if name not in self._replicas:
-            found = self._link.ask(
+            found = self._link.insist(
                 f"replicas of {name}", lambda client: client.describe_replica(name, timeout=self._link.timeout)
             )
             with self._lock:

@@ -33,6 +33,8 @@ OLDEST, NEWEST = (1, 13), (1, 18)
 API, the IDF modifier and `is_tenant` are older. Of newer servers it uses ACORN (1.16) and `insert_only` (1.17)."""
 
 _FULL = ("no space left", "insufficient storage", "not enough disk", "out of disk", "available disk space")
+_STRICT = " Help: "
+"""In what strict mode refuses, which 1.13 calls forbidden and later servers a bad request."""
 _TLS = ("ssl", "wrong_version_number", "certificate", "tls")
 
 
@@ -198,7 +200,7 @@ class Connection:
         if status == 507 or (status >= 500 and _says(text, _FULL)):
             return StoreFull(f"{at} has no space left: {text}. Free some, then run the same command again.")
         match status:
-            case 401 | 403:
+            case 401 | 403 if _STRICT not in text:
                 return StoreDenied(
                     f"{at} refuses the API key ({text}). Give it as api_key= of the URL or in SHELFLIST_API_KEY; it "
                     "must allow reading and writing."

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _ENABLE_HNSW = (1, 17)
 """The first server that can be told to build no links for a payload index."""
+_QUERY_ENCODING = (1, 15)
+"""The first server that compares stored bits with a query of eight bits a number."""
 _LEAST_SCAN_KB = 10
 """The server takes no smaller `full_scan_threshold`."""
 _LINKS = 16
@@ -38,12 +40,15 @@ def kilobytes(rows: int, dimensions: int) -> int:
     return math.ceil(rows * dimensions * 4 / 1024)
 
 
-def collection_options(spec: GenerationSpec, shards: int | None, replicas: int | None) -> dict[str, Any]:
+def collection_options(
+    spec: GenerationSpec, version: tuple[int, int], shards: int | None, replicas: int | None
+) -> dict[str, Any]:
     """The arguments of `create_collection`."""
     from qdrant_client import models
 
     distance = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT, "l2": models.Distance.EUCLID}[spec.metric]
-    dense = models.VectorParams(size=spec.dimensions, distance=distance, quantization_config=_quantization(spec))
+    quantized = _quantization(spec, version)
+    dense = models.VectorParams(size=spec.dimensions, distance=distance, quantization_config=quantized)
     sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
     return {
         "vectors_config": {DENSE: dense},
@@ -87,7 +92,9 @@ def _optimizers(spec: GenerationSpec) -> models.OptimizersConfigDiff | None:
     return None
 
 
-def _quantization(spec: GenerationSpec) -> models.ScalarQuantization | models.BinaryQuantization | None:
+def _quantization(
+    spec: GenerationSpec, version: tuple[int, int]
+) -> models.ScalarQuantization | models.BinaryQuantization | None:
     from qdrant_client import models
 
     match spec.index.quantization if spec.index is not None else None:
@@ -95,7 +102,9 @@ def _quantization(spec: GenerationSpec) -> models.ScalarQuantization | models.Bi
             config = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
             return models.ScalarQuantization(scalar=config)
         case "binary":
-            return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
+            query = models.BinaryQuantizationQueryEncoding.SCALAR8BITS if version >= _QUERY_ENCODING else None
+            binary = models.BinaryQuantizationConfig(always_ram=True, query_encoding=query)
+            return models.BinaryQuantization(binary=binary)
     return None
 
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 _LEG = 100
 """Candidates of each leg that the server fuses."""
-_OVERSAMPLING = {"scalar": 2.0, "binary": 4.0}
+_OVERSAMPLING = {"scalar": 2.0, "binary": 8.0}
+"""Candidates that are compared again by whole vectors, for each that is asked for. Recall@10 of 10,000 chunks of 384
+numbers by one bit each, with 4 / 8 / 16: .915 / .955 / .983, and .755 / .848 / .915 on servers before 1.15, which reduce
+the query to bits as well."""
 _ACORN = (1, 16)
 
 
@@ -39,7 +42,7 @@ class Searches:
             return Candidates((), exact=True, exhausted=True, plan="no ids to search")
         exact = params.exact or _is_exact(spec)
         items = self._nearest(spec, query, limit + 1, where, self._params(spec, scope, params, exact))
-        plan = "exact" if exact else "HNSW, filter in traversal"
+        plan = "exact" if exact else "codes, rescored" if isinstance(spec.index, Flat) else "HNSW, filter in traversal"
         if len(items) <= limit and not exact:
             matching = self._count(spec, where)
             if len(items) < matching:

@@ -118,7 +118,8 @@ class QdrantStore:
         self.capabilities.require_index(spec.index, spec.metric, spec.dimensions)
         self._average.pop(spec.name, None)
         if not self._connection.ask("collection_exists", spec.name):
-            self._make(spec.name, collection_options(spec, self._number("shards"), self._number("replicas")))
+            version, shards, replicas = self._connection().version, self._number("shards"), self._number("replicas")
+            self._make(spec.name, collection_options(spec, version, shards, replicas))
         self._average_length(spec)
         self._index_payload(spec)
 
@@ -362,7 +363,9 @@ class QdrantStore:
         if not self._connection.ask("collection_exists", _MARKERS):
             if ledger_id is None:
                 return
-            self._make(_MARKERS, {"vectors_config": {}, "replication_factor": self._number("replicas")})
+            replicas = self._number("replicas")
+            copies = {"replication_factor": replicas, "write_consistency_factor": replicas}
+            self._make(_MARKERS, {"vectors_config": {}, **copies})
         if ledger_id is None:
             self._connection.ask("delete", _MARKERS, models.PointIdsList(points=[mark]), wait=True)
         else:

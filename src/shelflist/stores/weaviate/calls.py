@@ -123,12 +123,23 @@ class Calls:
             reply = self._retried("BatchDelete", request)
         except NoSuchTenant:
             return
-        if reply.failed:  # why, the engine says for single objects only, and fails itself at saying it of a whole shard
+        if reply.failed:
+            self._deleted_alone(name, tenant, ids[0])
             closed = self.read_only_shards(name)
             raise self.session.refused(
                 "UNKNOWN",
                 f"{reply.failed} points of {name} are not deleted" + (", a shard is read-only" if closed else ""),
             )
+
+    def _deleted_alone(self, name: str, tenant: str, point_id: bytes) -> None:
+        """Delete one: the engine says for single objects only why it does not, and fails itself at saying it of many."""
+
+        def delete(client: Any) -> None:
+            there = client.collections.get(name)
+            there = there.with_tenant(tenant) if tenant else there
+            there.data.delete_by_id(rows.uuid_text(point_id))
+
+        self.session.rest(delete)
 
     def read_only_shards(self, name: str) -> list[str]:
         shards = self.session.rest(lambda client: client.collections.get(name).config.get_shards())
@@ -148,7 +159,7 @@ class Calls:
                 there.data.update(uuid=rows.uuid_text(point_id), properties=dict(properties))
 
             try:
-                retried(lambda: self.session.rest(update), f"Writing to Weaviate at {self.session.address}.")
+                self.session.rest(update)
             except (NoSuchObject, NoSuchTenant):
                 return
 

@@ -23,7 +23,7 @@ from shelflist.core.errors import (
     StoreUnavailable,
 )
 from shelflist.core.locks import ProcessLock
-from shelflist.stores._connect import Server
+from shelflist.stores._connect import Server, retried
 
 OLDEST = (1, 33)
 _ENOUGH = 104_858_000
@@ -81,14 +81,27 @@ class Session:
     def call(self, method: str, request: Any) -> Any:
         """One RPC, or its error as ours; NoSuchTenant where the request names a tenant without points."""
         now = self._opened()
-        return self._translated(
-            lambda: getattr(now.stub, method)(request, metadata=now.headers, timeout=self.server.timeout)
+        return self._known(
+            now.client,
+            lambda: getattr(now.stub, method)(request, metadata=now.headers, timeout=self.server.timeout),
         )
 
     def rest(self, work: Callable[[Any], Answer]) -> Answer:
-        """What `work` returns for the client, whose errors become ours; NoSuchObject for a 404."""
+        """What `work` returns for the client, whose errors become ours; NoSuchObject for a 404.
+
+        It is asked again while the server is away, so it must be work that may be repeated.
+        """
         client = self._opened().client
-        return self._translated(lambda: work(client))
+        return retried(lambda: self._known(client, lambda: work(client)), f"Weaviate at {self.address}")
+
+    def _known(self, client: Any, work: Callable[[], Answer]) -> Answer:
+        """`work`, translated; a server that starts answers before it knows its classes again, and is away till then."""
+        try:
+            return self._translated(work)
+        except NoSuchObject:
+            if not client.is_ready():
+                raise StoreUnavailable(f"Weaviate at {self.address} is starting. Try again in a moment.") from None
+            return self._translated(work)  # it may have got ready in between
 
     def close(self) -> None:
         with self._lock:
@@ -267,4 +280,6 @@ _HTTP = {
     429: "UNAVAILABLE",
 }
 _TLS = re.compile(r"WRONG_VERSION_NUMBER|SSL|certificate|[Hh]andshake|Meta endpoint! Unexpected status code: 400")
-_AWAY = re.compile(r"connection refused|Connection refused|not enough memory|leader not found|context canceled")
+_AWAY = re.compile(
+    r"connection refused|Connection refused|not enough memory|leader not found|context canceled|resolve node name"
+)
