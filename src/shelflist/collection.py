@@ -86,6 +86,7 @@ class Collection:
 
     @property
     def name(self) -> str:
+        """The name that it was opened by."""
         return self._opened.record.name
 
     @property
@@ -95,10 +96,12 @@ class Collection:
 
     @property
     def fields(self) -> Fields:
+        """The declared metadata fields and their types, read anew from the ledger."""
         return self._parts.record.fields
 
     @property
     def tenancy(self) -> Tenancy:
+        """`none`, or `required`: then it is searched and written through `tenant(id)` only."""
         return self._opened.record.tenancy
 
     @property
@@ -108,18 +111,24 @@ class Collection:
 
     @property
     def fingerprint(self) -> str:
+        """Which vector space its vectors are of: model, dimensions, normalisation, prefixes."""
         return self._opened.record.fingerprint
 
     @property
     def dimensions(self) -> int:
+        """Length of its vectors."""
         return self._opened.record.dimensions
 
     @property
     def metric(self) -> Metric:
+        """How far two vectors are apart: `cosine`, `dot` or `l2`."""
         return self._opened.record.metric
 
     def tenant(self, tenant_id: str) -> Collection:
-        """The same collection, seen and written as one tenant. Closing it leaves the collection open."""
+        """The same collection, seen and written as one tenant. Closing it leaves the collection open.
+
+        TenantRequired for an id that is no non-empty str, TenantForbidden where the collection has no tenants.
+        """
         if self.tenancy == "none":
             raise TenantForbidden(
                 f"The collection {self.name!r} has no tenants: leave the tenant out, or make another collection with "
@@ -260,17 +269,24 @@ class Collection:
         return self._search(text, vector, request)
 
     def search_many(self, queries: Sequence[Query], **options: Any) -> list[Hits]:
-        """`search` for each query, with the same options."""
+        """`search` for each query, with the same options. InvalidInput for one text in the place of several."""
+        if isinstance(queries, (str, bytes)):
+            raise InvalidInput(
+                f"search_many takes a list of queries, not one text: search({queries!r}) or search_many([…])."
+            )
         return [self.search(query, **options) for query in queries]
 
     def count(self, where: Where = None) -> int:
-        """How many chunks are searchable and match."""
+        """How many chunks are searchable and match. TenantRequired as in `search`."""
         return self._searcher().count(prepare(where, self.fields), self._own_tenant())
 
     def recall(
         self, queries: Sequence[Query] | None = None, *, limit: int = 10, where: Where = None, sample: int = 100
     ) -> float:
-        """Measured recall@limit of plain dense search against exact search, over these queries or a sample of chunks."""
+        """Measured recall@limit, 0 to 1, of plain dense search against exact search, over these queries or a sample of chunks.
+
+        Compare it with the target that `status` shows. TenantRequired as in `search`; InvalidInput without a query and a chunk.
+        """
         parts = self._parts
         tenant = self._own_tenant()
         if queries is None:
@@ -283,17 +299,26 @@ class Collection:
     # What is there, and whether it is right.
 
     def status(self) -> dict[str, Any]:
-        """Numbers and settings: documents, chunks by index status, condemned points, the store's own numbers."""
+        """Numbers and settings: documents, chunks by index status, condemned points, the store's own numbers.
+
+        Of one tenant where it is bound to one, else of all of them: it is for those who run the collection.
+        """
         parts = self._parts
         place = {"collection": parts.record.name, "url": parts.url, "ledger": parts.ledger_url, "tenant": self._tenant}
         return {**place, **self._inspection().status()}
 
     def documents(self, limit: int | None = None, prefix: str | None = None) -> list[dict[str, Any]]:
-        """Documents that searches see, by id."""
+        """Documents that searches see, by id: of one tenant where it is bound to one, else of all of them.
+
+        Each has `document_id`, `tenant`, `source`, `revision`, `chunks` (how many) and `updated_at` (seconds since 1970).
+        """
         return self._inspection().documents(limit, prefix)
 
     def show(self, document_id: str) -> dict[str, Any]:
-        """A document and its chunks with their states; raises InvalidInput if it is not known."""
+        """A document as in `documents`, with its chunks: text, metadata, `index_status`, error and attempts of each.
+
+        InvalidInput if it is not known, TenantRequired as in `search`.
+        """
         self._own_tenant()
         return self._inspection().document(checked_document_id(document_id))
 
@@ -306,12 +331,18 @@ class Collection:
         return inspection.why(document_id, query, condition, ranks)
 
     def verify(self, sample: int = 200) -> dict[str, Any]:
-        """Compare ledger and store both ways and sample vectors; `ok` says whether what is searched is what was written."""
+        """Compare ledger and store both ways, and `sample` vectors; `ok`: whether what is searched is what was written.
+
+        Beside it stand the numbers that were compared. TenantForbidden on a collection bound to a tenant.
+        """
         self._whole("verify")
         return self._maintenance().verify(sample)
 
     def repair(self) -> dict[str, Any]:
-        """Restore from the ledger what `verify` misses, delete what it must not have, rebuild damaged caches."""
+        """Restore from the ledger what `verify` misses, delete what it must not have, rebuild damaged caches.
+
+        `actions` says what was done, in sentences. TenantForbidden on a collection bound to a tenant.
+        """
         self._whole("repair")
         return self._maintenance().repair()
 
@@ -372,6 +403,7 @@ class Collection:
         )
 
     def close(self) -> None:
+        """Close connections and files, when work in the background is done. What is used afterwards is opened again."""
         if self._owns_parts:
             self._opened.close()
 
@@ -477,9 +509,11 @@ class Collection:
     def _query(self, query: Query) -> tuple[str | None, Vector | None]:
         if isinstance(query, str):
             if not query.strip():
-                raise InvalidInput("The query is empty.")
+                raise InvalidInput("The query is empty. Give words to search for, or a vector (--vector FILE).")
             label_bytes("query", query)
             return query, None
+        if query is None or np.ndim(query) == 0:
+            raise InvalidInput(f"A query is a text or a vector of {self.dimensions} numbers, not {query!r}.")
         return None, self._vector(query)
 
     def _vector(self, query: Any) -> Vector:

@@ -131,7 +131,12 @@ def test_a_mistyped_command_gets_the_nearest_name(shell: Shell) -> None:
 
 def test_search_options_reach_the_collection(shell: Shell, fake: FakeCollection) -> None:
     options = ("--limit", "3", "--where", "page_number < 10", "--mode", "keyword", "--fusion", "rrf")
-    assert shell("search", "keys", *options, "--min-score", "0.5", "--group", "--exact", "--alpha", "0.2").code == 0
+    assert (
+        shell(
+            "search", "keys", *options, "--min-score", "0.5", "--group-by", "document_id", "--exact", "--alpha", "0.2"
+        ).code
+        == 0
+    )
     asked = fake.options_of("search")
     assert asked.pop("params").exact is True
     assert asked == {
@@ -219,6 +224,12 @@ def test_a_file_without_a_vector_is_wrong_usage(
     result = shell("search", "--vector", str(place))
     assert result.code == 2 and f"{place} holds no vector" in " ".join(result.err.split())
     assert not fake.was_asked("search")
+
+
+def test_fields_alone_lists_them(shell: Shell, fake: FakeCollection) -> None:
+    assert shell("fields", "--json").json == shell("fields", "list", "--json").json
+    assert shell("fields").code == 0 and "Usage" in shell("fields", "--help").out
+    assert shell("fields", "lists").code == 2
 
 
 def test_nothing_found_for_a_tenant_without_documents(shell: Shell, fake: FakeCollection) -> None:

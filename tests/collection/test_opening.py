@@ -95,6 +95,11 @@ class TestOptions:
             place.given(dimensions=0)
         assert place.given(dimensions=3).dimensions == 3
 
+    @pytest.mark.parametrize("index", [Hnsw(), Ivf()])
+    def test_an_index_kind_that_a_store_has_not(self, index: Hnsw | Ivf) -> None:
+        with pytest.raises(UnsupportedIndex, match=f"memory store has no {index.kind} index"):
+            shelflist.open("memory:", "docs", embedder="static", index=index)
+
     @pytest.mark.parametrize("index", [Hnsw(quantization="no such"), Ivf(quantization="no such")])
     def test_an_index_that_is_not_there_is_refused_and_leaves_nothing(self, place: Place, index: Hnsw | Ivf) -> None:
         with pytest.raises(UnsupportedIndex):

@@ -198,6 +198,8 @@ class TestOptions:
             docs.search_many(["river", " "])
         with pytest.raises(TypeError):
             docs.search_many(["river"], limits=3)
+        with pytest.raises(InvalidInput, match="list of queries"):
+            docs.search_many("river")
 
     def test_rerank_orders_the_pool_by_its_own_scores(self, docs: Collection) -> None:
         seen: list[tuple[str, int]] = []
@@ -277,6 +279,10 @@ class TestOptions:
             {"mode": "sparse"},
             {"fusion": "max"},
             {"group_by": "section"},
+            {"min_score": float("nan")},
+            {"min_score": "0.5"},
+            {"mode": "keyword", "fusion": "rrf"},
+            {"mode": "dense", "alpha": 0.3},
         ],
     )
     def test_an_option_that_is_not_known_is_refused(self, docs: Collection, options: dict[str, Any]) -> None:
@@ -292,7 +298,10 @@ class TestOptions:
         for empty in ("", "  \n"):
             with pytest.raises(InvalidInput, match="empty"):
                 docs.search(empty)
-        with pytest.raises(DimensionMismatch, match="16"):
+        for neither in (None, 3):
+            with pytest.raises(InvalidInput, match="a text or a vector"):
+                docs.search(neither)  # type: ignore[arg-type]
+        with pytest.raises(DimensionMismatch, match=r"16.*or open a collection of the model that made it"):
             docs.search(np.ones(3, dtype=np.float32))
         for bad in (np.full(DIMENSIONS, np.nan), np.zeros(DIMENSIONS), np.full(DIMENSIONS, np.inf)):
             with pytest.raises(InvalidVector):

@@ -158,7 +158,7 @@ def test_text_of_nothing(content: str) -> None:
 
 @pytest.mark.parametrize("content", [".", "\n.", "\u3000", "\x00"])
 def test_text_of_little(content: str) -> None:
-    require_text(content)
+    require_text(content)  # raises if it is refused
 
 
 def test_the_longest_text_and_one_byte_more() -> None:

@@ -36,7 +36,7 @@ def status_command(invocation: Invocation) -> None:
 @tenant_option
 @collection_options
 def documents_command(invocation: Invocation, prefix: str | None, limit: int) -> None:
-    """The documents of the collection, by id.
+    """The documents of the collection, by id; of all tenants, unless --tenant names one.
 
     \b
     Example:

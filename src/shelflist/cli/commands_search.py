@@ -37,7 +37,9 @@ _DEFAULT_LIMIT = 10
 )
 @click.option("--alpha", type=click.FloatRange(0, 1), help="Weight of the dense leg (default: the embedder's own).")
 @click.option("--min-score", type=float, help="Leave out hits that score lower.")
-@click.option("--group", is_flag=True, help="Only the best chunk of each document.")
+@click.option(
+    "--group-by", type=click.Choice(["document_id"]), help="Only the best chunk of each, for example of each document."
+)
 @click.option("--exact", is_flag=True, help="Compare every vector, whatever the index.")
 @click.option("--explain", is_flag=True, help="Show rank and score of each leg, and which way the search went.")
 @tenant_option
@@ -52,7 +54,7 @@ def search_command(
     fusion: str,
     alpha: float | None,
     min_score: float | None,
-    group: bool,
+    group_by: str | None,
     exact: bool,
     explain: bool,
 ) -> None:
@@ -67,7 +69,7 @@ def search_command(
     started = time.perf_counter()
     asked = query if vector is None else _vector(vector)
     options: dict[str, Any] = {"limit": limit, "where": where, "mode": mode, "fusion": fusion}
-    options.update(alpha=alpha, min_score=min_score, group_by="document_id" if group else None)
+    options.update(alpha=alpha, min_score=min_score, group_by=group_by)
     if exact:
         from shelflist import SearchParams
 

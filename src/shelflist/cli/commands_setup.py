@@ -177,7 +177,16 @@ def _write(path: Path, settings: Settings) -> None:
         raise ConfigError(f"{relative(path)} cannot hold a name that is not valid Unicode.") from None
 
 
-@click.group("fields", short_help="List or add the metadata fields that filters can use.")
+class _ListByDefault(click.Group):
+    """`shelflist fields` lists them, as `shelflist fields list` does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("fields", cls=_ListByDefault, short_help="List or add the metadata fields that filters can use.")
 def fields_command() -> None:
     """List or add the metadata fields that filters can use.
 

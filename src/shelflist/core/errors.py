@@ -99,7 +99,7 @@ class UnknownField(FieldError):
         declared = ", ".join(known) if known else "none"
         return cls(
             f"Unknown field {name!r}.{hint} Declared fields: {declared}. "
-            f"Declare it with: shelflist fields add {name} TYPE"
+            f"{'A new one is declared' if near else 'Declare it'} with: shelflist fields add {name} TYPE"
         )
 
 

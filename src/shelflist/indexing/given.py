@@ -32,7 +32,8 @@ def usable_vector(embedding: object, dimensions: int, fingerprint: str, *, cosin
         raise InvalidVector(f"An embedding is not a row of numbers: {error}") from None
     if vector.ndim != 1 or len(vector) != dimensions:
         raise DimensionMismatch(
-            f"An embedding has shape {vector.shape}; the collection's space {fingerprint!r} has {dimensions} dimensions."
+            f"An embedding has shape {vector.shape}; the collection's space {fingerprint!r} has {dimensions} dimensions. Make "
+            "it with that model, or open a collection of the model that made it."
         )
     if not np.isfinite(vector).all():
         raise InvalidVector("An embedding holds NaN or infinity. Check the embedder that made it.")

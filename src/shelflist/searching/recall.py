@@ -14,7 +14,9 @@ from shelflist.stores.protocol import GenerationSpec, Scope, Store
 def measure_recall(store: Store, spec: GenerationSpec, queries: Sequence[Vector], limit: int, scope: Scope) -> float:
     """Mean recall@limit over the queries. Ties count by distance, not by id. Raises InvalidInput without a query."""
     if not queries:
-        raise InvalidInput("Recall needs at least one query or one stored chunk.")
+        raise InvalidInput(
+            "Recall needs at least one query or one stored chunk. Sync a document first, or give queries=."
+        )
     shares = []
     for query in queries:
         truth = store.search(spec, query, limit=limit, scope=scope, params=SearchParams(exact=True)).items

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from shelflist.core.capabilities import Capabilities
@@ -38,8 +39,13 @@ class Request:
             raise InvalidInput(f"group_by={self.group_by!r} is not known. Use 'document_id', or leave it out.")
         if self.alpha is not None and not (isinstance(self.alpha, (int, float)) and 0 <= self.alpha <= 1):
             raise InvalidInput(f"alpha={self.alpha!r} is not between 0 (keyword only) and 1 (dense only).")
-        if self.min_score is not None and not isinstance(self.min_score, (int, float)):
-            raise InvalidInput(f"min_score={self.min_score!r} is not a number.")
+        if self.min_score is not None and not (isinstance(self.min_score, (int, float)) and isfinite(self.min_score)):
+            raise InvalidInput(f"min_score={self.min_score!r} is not a finite number.")
+        if self.mode in ("dense", "keyword") and (self.fusion != "convex" or self.alpha is not None):
+            raise InvalidInput(
+                f"A {self.mode} search has one leg and nothing to fuse. Leave fusion= and alpha= (--fusion, --alpha) out, or "
+                "use mode='hybrid'."
+            )
         if not isinstance(self.rerank_pool, int) or self.rerank_pool < 1:
             raise InvalidInput(f"rerank_pool={self.rerank_pool!r} is not a positive int.")
 

@@ -99,7 +99,7 @@ class Searcher:
 
     def embed(self, text: str) -> Vector:
         if not text.strip():
-            raise InvalidInput("The query is empty.")
+            raise InvalidInput("The query is empty. Give words to search for, or a vector (--vector FILE).")
         if self._embedder is None:
             raise EmbedderMismatch(
                 f"The collection {self._collection.name!r} has no embedder ({self._collection.fingerprint}): search it "

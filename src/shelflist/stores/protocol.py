@@ -105,7 +105,9 @@ class Store(Protocol):
         """The store's own fusion of both legs, best first, with its scores; UnsupportedOperation where it has none."""
         ...
 
-    def count(self, spec: GenerationSpec, scope: Scope) -> int: ...
+    def count(self, spec: GenerationSpec, scope: Scope) -> int:
+        """How many indexed points are in scope."""
+        ...
 
     def scan(self, spec: GenerationSpec) -> Iterator[tuple[bytes, str]]:
         """Every stored point as (point_id, index_status), whatever its status."""
