@@ -113,6 +113,13 @@ def _nearest_of(vectors: Any, queries: Any, matching: Sequence[Any]) -> Truth:
     return truth
 
 
+def one_source(rows: Rows, queries: Any, source: str) -> Filtered:
+    """A filter that is correlated against most queries, with the truth computed here."""
+    chosen = np.flatnonzero(np.array([one["source"] == source for one in rows.metadata]))
+    found = chosen[nearest(rows.vectors[chosen], queries)]
+    return Filtered(source, len(chosen), [{"source": {"$eq": source}}] * len(queries), found)
+
+
 def _tenants(given: Any) -> Any:
     name = next(one for one in given.files if one.startswith("per_query_tenant") and not one.endswith(("ids", "sims")))
     return given[name]

@@ -231,6 +231,7 @@ def generation_spec(record: CollectionRecord) -> GenerationSpec:
         index=record.index,
         fields=record.fields,
         tenanted=record.tenancy == "required",
+        target_recall=record.target_recall,
     )
 
 

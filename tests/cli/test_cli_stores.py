@@ -135,7 +135,7 @@ def test_what_is_in_the_way_is_said_in_a_sentence(library: Path, shell: Shell) -
         (("file:./a", "memory:"), "ends with the process"),
         (("file:./nowhere", "file:./b"), "No collection 'docs'"),
         (("file:./a", "file:./b", "--collection", "pages"), "No collection 'pages'"),
-        (("file:./a", "file:./b", "--index", "hnsw"), "no hnsw index"),
+        (("file:./a", "file:./b", "--index", "ivf"), "no ivf index"),
         (("file:./a", "redis://b"), "redis"),
     ):
         refused = shell("copy", *arguments)

@@ -14,7 +14,7 @@ from late_store import LateStore
 from places import Place, place_of
 
 import shelflist
-from shelflist import Chunk, CopyReport, F, Flat, Hnsw
+from shelflist import Chunk, CopyReport, F, Flat, Ivf
 from shelflist.core.errors import CollectionMismatch, ConfigError, CopyDiffers, UnsupportedIndex
 from shelflist.core.types import Progress, UpsertResult
 from shelflist.indexing import copy as copy_module
@@ -385,13 +385,13 @@ def test_an_index_that_the_destination_lacks(files: Pair) -> None:
     source = files.source.open()
     source.sync("a", chunks("text"))
     with pytest.raises(UnsupportedIndex):
-        files.copy(index=Hnsw())
+        files.copy(index=Ivf())
     assert shelflist.collections(files.target.url) == []
     with sqlite3.connect(files.source.databases()[0]) as connection:  # as if the source had such an index
-        connection.execute("""UPDATE sl_generations SET index_spec = '{"m": 8, "kind": "hnsw"}'""")
+        connection.execute("""UPDATE sl_generations SET index_spec = '{"nlist": 8, "kind": "ivf"}'""")
     connection.close()
     report = files.copy()
-    assert "has not the index Hnsw(m=8" in report.warnings[0]
+    assert "has not the index Ivf(nlist=8" in report.warnings[0]
     assert files.there()._parts.record.index is None
     assert files.copy(index=Flat()).warnings  # what is there stays, and is said
 

@@ -242,7 +242,7 @@ class TestFork:
         store, release, held = docs._parts.store, threading.Event(), threading.Event()
 
         def hold() -> None:
-            with store._lock, store._keywords._lock, store.database._write_lock:  # type: ignore[attr-defined]
+            with store._vectors._lock, store._keywords._lock, store.database._write_lock:  # type: ignore[attr-defined]
                 held.set()
                 release.wait()
 

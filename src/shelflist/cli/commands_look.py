@@ -24,6 +24,11 @@ def status_command(invocation: Invocation) -> None:
         print_json(status)
     else:
         print_facts(status)
+        if status["store"].get("snapshot_rows", 0) is None:
+            say(
+                "The snapshot of the vectors cannot be used; the next sync builds it anew, at once does: shelflist repair",
+                fg="red",
+            )
         if status["store"].get("keyword_rows", 0) is None:
             say(
                 "The keyword index cannot be used; searches and syncs mend it, at once does: shelflist repair", fg="red"

@@ -15,6 +15,10 @@ def prepared(vectors: Vector, metric: Metric) -> Vector:
     vectors = np.asarray(vectors, dtype=np.float32)
     if metric != "cosine":
         return vectors
+    if vectors.ndim == 1:
+        square = float(vectors @ vectors)
+        if 1e-20 < square < 1e20:
+            return np.asarray(vectors / np.float32(square**0.5), dtype=np.float32)
     squares = np.einsum("...i,...i->...", vectors, vectors)
     if np.all((squares > 1e-20) & (squares < 1e20)):
         return np.asarray(vectors / np.sqrt(squares)[..., None], dtype=np.float32)

@@ -73,10 +73,12 @@ _DOCUMENT = (
 
 
 _CHUNK = "c.point_id, c.chunk_id, d.document_id, d.tenant_id, c.content, c.metadata, c.section, c.position"
-_SHOWN = f"{_CHUNK}, k.fields"
+# The fields are looked up once, not for each row: every chunk of a generation is of one collection.
+_FIELDS = "SELECT k.fields FROM sl_generations g JOIN sl_collections k USING (collection_id) WHERE g.generation_id = ?"
+_SHOWN = f"{_CHUNK}, ({_FIELDS}) AS fields"
 _LIVE = (
     f"SELECT {_SHOWN} FROM sl_chunks c JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
-    "JOIN sl_documents d ON d.document_key = c.document_key JOIN sl_collections k ON k.collection_id = d.collection_id"
+    "JOIN sl_documents d ON d.document_key = c.document_key"
 )
 
 
@@ -196,7 +198,7 @@ class Documents:
                 chosen, ids = self._sql.among("c.point_id", part)
                 rows = tx.execute(
                     f"{_LIVE} WHERE {chosen} AND s.index_status = 'indexed'{own}",
-                    (generation_id, *ids, *(() if tenant is None else (tenant,))),
+                    (generation_id, generation_id, *ids, *(() if tenant is None else (tenant,))),
                 )
                 found.update((row[0], _live_chunk(row)) for row in rows)
         return found
@@ -214,10 +216,9 @@ class Documents:
                 rows = tx.execute(
                     f"SELECT d.updated_at >= ?, s.index_status = 'indexed', {_SHOWN} FROM sl_chunks c "
                     "JOIN sl_documents d ON d.document_key = c.document_key "
-                    "JOIN sl_collections k ON k.collection_id = d.collection_id "
                     "LEFT JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
                     f"WHERE {chosen}{own}",
-                    (since, generation_id, *ids, *(() if tenant is None else (tenant,))),
+                    (since, generation_id, generation_id, *ids, *(() if tenant is None else (tenant,))),
                 )
                 for switched, indexed, *row in rows:
                     has_moved = has_moved or bool(switched)
@@ -228,10 +229,8 @@ class Documents:
     def live_clause(self, generation_id: int, tenant: str | None) -> LiveClause:
         """The same check, for a store in the same database to join to its own statement; `live_from` reads its rows."""
         own = "" if tenant is None else " AND d.tenant_id = ?"
-        # The fields are looked up once, not for each row: every chunk of a generation is of one collection.
-        fields = "SELECT k.fields FROM sl_generations g JOIN sl_collections k USING (collection_id) WHERE g.generation_id = ?"
         return LiveClause(
-            f"SELECT {_CHUNK}, ({fields}) AS fields FROM sl_chunks c "
+            f"SELECT {_SHOWN} FROM sl_chunks c "
             "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
             "JOIN sl_documents d ON d.document_key = c.document_key "
             f"WHERE c.point_id = found.point_id AND s.index_status = 'indexed'{own}",

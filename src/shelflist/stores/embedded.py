@@ -2,13 +2,12 @@
 
 Tables of a generation NAME:  NAME (points with one typed, indexed column `f_FIELD` a declared field),
 NAME_vectors (float32 blobs, apart so that filters read small rows), NAME_lists (members of list fields: what GIN does
-in Postgres), NAME_unlisted (deleted rows that the keyword index still holds). A row number is never used twice.
+in Postgres), NAME_unlisted (deleted rows that the keyword index still holds), NAME_removed (see `_removed`). A row number
+is never used twice.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import orjson
 
 from shelflist.config import StoreUrl
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import StoreError, StoreReadOnly, TenantRequired
+from shelflist.core.errors import StoreReadOnly
 from shelflist.core.fields import Fields, FieldType
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.transaction import Transaction
@@ -33,12 +32,13 @@ from shelflist.core.types import (
     UpsertResult,
     Vector,
 )
-from shelflist.database import SqliteDatabase, SqliteTransaction
-from shelflist.engine.exact import nearest, prepared
+from shelflist.database import SqliteDatabase
+from shelflist.engine.exact import prepared
 from shelflist.engine.keywords import KeywordRow
 from shelflist.stores._embedded_keywords import EmbeddedKeywords
-from shelflist.stores._row_cache import RowCache
-from shelflist.stores._sql import compile_sql, field_column
+from shelflist.stores._embedded_vectors import EmbeddedVectors, by_ids
+from shelflist.stores._removed import create_log, log_removed
+from shelflist.stores._sql import field_column
 from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
 
 _SQL_TYPES = {
@@ -49,7 +49,6 @@ _SQL_TYPES = {
     FieldType.DATETIME: "INTEGER",
     FieldType.LIST: "INTEGER",
 }
-_IDS_PER_STATEMENT = 500
 
 
 class EmbeddedStore:
@@ -57,7 +56,7 @@ class EmbeddedStore:
 
     capabilities = Capabilities(
         store="embedded",
-        index_kinds=frozenset({"flat"}),
+        index_kinds=frozenset({"flat", "hnsw"}),
         metrics=frozenset({"cosine", "dot", "l2"}),
         filter_operators=frozenset(Operator),
         filtering="pre",
@@ -81,9 +80,7 @@ class EmbeddedStore:
             ) from error
         self._database = SqliteDatabase(path / "shelflist.db", busy_timeout=busy_timeout)
         self._keywords = EmbeddedKeywords(path / "keywords")
-        self._own_lock = threading.RLock()
-        self._rows: dict[str, RowCache] = {}
-        self._pid = os.getpid()
+        self._vectors = EmbeddedVectors(path / "vectors", self._database)
 
     @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> EmbeddedStore:
@@ -123,6 +120,7 @@ class EmbeddedStore:
             )
             tx.execute(f"CREATE INDEX {name}_lists_row ON {name}_lists (row)")
             tx.execute(f"CREATE TABLE {name}_unlisted (row INTEGER PRIMARY KEY, since REAL NOT NULL)")
+            create_log(tx, name)
             for field, kind in spec.fields.items():
                 _add_column(tx, name, field, kind)
             place, stamp = self._keywords.create(name)
@@ -138,11 +136,12 @@ class EmbeddedStore:
             found = tx.execute("SELECT keywords FROM store_generations WHERE name = ?", (name,)).fetchone()
             if found is None:
                 return
-            for suffix in ("", "_vectors", "_lists", "_unlisted"):
+            for suffix in ("", "_vectors", "_lists", "_unlisted", "_removed"):
                 tx.execute(f"DROP TABLE IF EXISTS {name}{suffix}")
+            if _has_table(tx, "store_snapshots"):
+                tx.execute("DELETE FROM store_snapshots WHERE name = ?", (name,))
             tx.execute("DELETE FROM store_generations WHERE name = ?", (name,))
-        with self._lock:
-            self._rows.pop(name, None)
+        self._vectors.drop(name)
         self._keywords.drop(name)
 
     def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
@@ -150,7 +149,7 @@ class EmbeddedStore:
         name = spec.name
         with self._database.write() as tx:
             (last_row,) = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (name,)).fetchone()
-            present = {row[0] for row in _by_ids(tx, f"SELECT point_id FROM {name}", [p.point_id for p in points])}
+            present = {row[0] for row in by_ids(tx, f"SELECT point_id FROM {name}", [p.point_id for p in points])}
             rows: list[tuple[Any, ...]] = []
             blobs: list[tuple[int, bytearray]] = []
             members: list[tuple[str, str, int]] = []
@@ -202,10 +201,12 @@ class EmbeddedStore:
     def delete(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> None:
         name = spec.name
         with self._database.write() as tx:
-            rows = [(row[0],) for row in _by_ids(tx, f"SELECT row FROM {name}", point_ids)]
+            rows = [(row[0],) for row in by_ids(tx, f"SELECT row FROM {name}", point_ids)]
             if not rows:
                 return
             since = time.time()
+            create_log(tx, name)
+            log_removed(tx, name, [row for (row,) in rows])
             tx.executemany(f"INSERT INTO {name}_unlisted VALUES (?, ?)", ((row, since) for (row,) in rows))
             for suffix in ("_lists", "_vectors", ""):
                 tx.executemany(f"DELETE FROM {name}{suffix} WHERE row = ?", rows)
@@ -214,6 +215,8 @@ class EmbeddedStore:
     def set_stale(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> None:
         name = spec.name
         with self._database.write() as tx:
+            create_log(tx, name)
+            log_removed(tx, name, [row for (row,) in by_ids(tx, f"SELECT row FROM {name}", point_ids)])
             tx.executemany(
                 f"UPDATE {name} SET index_status = 'stale' WHERE point_id = ?", ((one,) for one in point_ids)
             )
@@ -222,7 +225,7 @@ class EmbeddedStore:
     def get(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> list[Point]:
         name = spec.name
         with self._database.read() as tx:
-            found = _by_ids(
+            found = by_ids(
                 tx,
                 "SELECT point_id, chunk_id, document_id, tenant_id, content, metadata, index_status, vector "
                 f"FROM {name} JOIN {name}_vectors USING (row)",
@@ -245,7 +248,7 @@ class EmbeddedStore:
     def vectors(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> dict[bytes, Vector]:
         name = spec.name
         with self._database.read() as tx:
-            found = _by_ids(tx, f"SELECT point_id, vector FROM {name} JOIN {name}_vectors USING (row)", point_ids)
+            found = by_ids(tx, f"SELECT point_id, vector FROM {name} JOIN {name}_vectors USING (row)", point_ids)
             return {point_id: np.frombuffer(vector, dtype=np.float32) for point_id, vector in found}
 
     def search(
@@ -253,33 +256,31 @@ class EmbeddedStore:
     ) -> Candidates:
         query = prepared(checked_vector(spec, vector), spec.metric)
         with self._database.read() as tx:
-            cache = self._row_cache(tx, spec)
-            sequence = self._sequence(tx, spec.name)
-            rows = self._matching(tx, spec, scope, cache, sequence)
-            found = cache.distances(tx, rows, query)
-            best = nearest(found, limit)
-            ids = _point_ids(tx, spec.name, rows[best].tolist())
-            items = [
-                Candidate(ids[row], float(found[i])) for i, row in zip(best.tolist(), rows[best].tolist(), strict=True)
-            ]
-        return Candidates(items, exact=True, exhausted=limit >= len(rows), plan=f"exact over {len(rows)} rows")
+            state, matches = self._vectors.matching(tx, spec, scope)
+        found = self._vectors.search(state, matches, query, limit, spec, params)
+        ids = state.ids[found.positions].tobytes()
+        items = [Candidate(ids[16 * i : 16 * i + 16], distance) for i, distance in enumerate(found.distances.tolist())]
+        return Candidates(items, exact=found.exact, exhausted=limit >= matches.count, plan=found.plan)
 
     def keyword_search(self, spec: GenerationSpec, text: str, *, limit: int, scope: Scope) -> Candidates:
         with self._database.read() as tx:
-            rows = self._matching(tx, spec, scope, self._row_cache(tx, spec), self._sequence(tx, spec.name))
+            state, matches = self._vectors.matching(tx, spec, scope)
             with self._keywords.reading(tx, spec.name) as index:
                 asked = max(2 * limit, 64)
                 while True:
                     hits = index.search(text, asked, scope.tenant)
-                    allowed = np.isin(hits.rows, rows, assume_unique=True)
+                    positions, allowed = state.positions(hits.rows)
+                    allowed[allowed] = matches.mask[positions[allowed]]
                     if hits.exhausted or np.count_nonzero(allowed) > limit:
                         break
                     asked *= 4
-            chosen = hits.rows[allowed].tolist()
-            ids = _point_ids(tx, spec.name, chosen[:limit])
-            scores = hits.scores[allowed].tolist()
-            items = [Candidate(ids[row], value) for row, value in zip(chosen[:limit], scores, strict=False)]
-        return Candidates(items, exact=True, exhausted=len(chosen) <= limit, plan=f"BM25 over {len(rows)} rows")
+        chosen = positions[allowed]
+        scores = hits.scores[allowed].tolist()
+        items = [
+            Candidate(state.ids[position].tobytes(), value)
+            for position, value in zip(chosen[:limit].tolist(), scores, strict=False)
+        ]
+        return Candidates(items, exact=True, exhausted=len(chosen) <= limit, plan=f"BM25 over {matches.count} rows")
 
     def hybrid_search(
         self, spec: GenerationSpec, text: str, vector: Vector, *, limit: int, scope: Scope, params: SearchParams
@@ -289,8 +290,7 @@ class EmbeddedStore:
 
     def count(self, spec: GenerationSpec, scope: Scope) -> int:
         with self._database.read() as tx:
-            sequence = self._sequence(tx, spec.name)
-            return len(self._matching(tx, spec, scope, self._row_cache(tx, spec), sequence))
+            return self._vectors.matching(tx, spec, scope)[1].count
 
     def scan(self, spec: GenerationSpec) -> Iterator[tuple[bytes, str]]:
         last = 0
@@ -309,7 +309,11 @@ class EmbeddedStore:
         """Nothing waits: every write is visible when its transaction commits."""
 
     def build(self, spec: GenerationSpec) -> None:
-        """Nothing waits: search is exact."""
+        """Have a snapshot of the vectors, with the index over them, built aside if it is due; `close` waits for it.
+
+        Every point can be found without it: what is newer than the last snapshot is compared exactly.
+        """
+        self._vectors.build(spec)
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         name = new.name
@@ -345,10 +349,13 @@ class EmbeddedStore:
         )
 
     def repair(self, spec: GenerationSpec) -> list[str]:
-        """Rebuild the keyword index in a new place; readers move to it at their next query."""
+        """Rebuild the keyword index and the snapshot of the vectors, in new places; readers move to them at their next query."""
         with self._database.write() as tx:
             self._keywords.rebuild(tx, spec.name)
-        return [f"keyword index rebuilt from {self.stats(spec)['points']} rows"]
+        done = [f"keyword index rebuilt from {self.stats(spec)['points']} rows"]
+        if self._vectors.rebuild(spec):
+            done.append("vector index rebuilt")
+        return done
 
     def stats(self, spec: GenerationSpec) -> Mapping[str, Any]:
         with self._database.read() as tx:
@@ -356,7 +363,8 @@ class EmbeddedStore:
             (last_row,) = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (spec.name,)).fetchone()
             keyword_rows = self._keywords.rows(tx, spec.name, last_row)
             size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
-        return {"points": points, "keyword_rows": keyword_rows, "bytes": size}
+            snapshot_rows = self._vectors.rows(tx, spec)
+        return {"points": points, "keyword_rows": keyword_rows, "snapshot_rows": snapshot_rows, "bytes": size}
 
     def read_marker(self, collection: str) -> str | None:
         with self._database.read() as tx:
@@ -375,53 +383,9 @@ class EmbeddedStore:
                 tx.execute("INSERT INTO store_markers VALUES (?, ?)", (collection, ledger_id))
 
     def close(self) -> None:
-        with self._lock:
-            self._rows.clear()
+        self._vectors.close()
         self._keywords.close()
         self._database.close()
-
-    def _sequence(self, tx: Transaction, name: str) -> int:
-        """How many writes this transaction sees."""
-        found = tx.execute("SELECT sequence FROM store_generations WHERE name = ?", (name,)).fetchone()
-        if found is None:
-            raise StoreError(f"{name} is not in {self.path}: somebody has dropped it, or the directory is another one.")
-        return int(found[0])
-
-    def _row_cache(self, tx: SqliteTransaction, spec: GenerationSpec) -> RowCache:
-        if tx.writable:  # what a transaction reads of its own writes is gone if it rolls back: remember none of it
-            return RowCache(spec)
-        with self._lock:
-            return self._rows.setdefault(spec.name, RowCache(spec))
-
-    @property
-    def _lock(self) -> threading.RLock:
-        # A lock of a parent process is not ours: another of its threads may have held it at the fork.
-        if self._pid != os.getpid():
-            self._own_lock = threading.RLock()
-            self._rows = {}
-            self._pid = os.getpid()
-        return self._own_lock
-
-    def _matching(
-        self, tx: Transaction, spec: GenerationSpec, scope: Scope, cache: RowCache, sequence: int
-    ) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Row numbers, ascending, of the indexed points in scope."""
-        if spec.tenanted and not scope.tenant:
-            raise TenantRequired("This collection is searched per tenant. Use collection.tenant(id).")
-        conditions = ["p.index_status = 'indexed'"]
-        parameters: list[Any] = []
-        if scope.tenant is not None:
-            conditions.append("p.tenant_id = ?")
-            parameters.append(scope.tenant)
-        if scope.point_ids is not None:
-            chosen = _by_ids(tx, f"SELECT row FROM {spec.name}", scope.point_ids)
-            conditions.append("p.row IN (SELECT value FROM json_each(?))")
-            parameters.append(orjson.dumps([row for (row,) in chosen]).decode())
-        if scope.filter is not None:
-            condition, values = compile_sql(scope.filter, spec.fields, f"{spec.name}_lists")
-            conditions.append(f"({condition})")
-            parameters += values
-        return cache.matching(tx, " AND ".join(conditions), tuple(parameters), sequence)
 
 
 def _add_column(tx: Transaction, name: str, field: str, kind: FieldType) -> None:
@@ -432,19 +396,3 @@ def _add_column(tx: Transaction, name: str, field: str, kind: FieldType) -> None
 def _has_table(tx: Transaction, table: str) -> bool:
     found = tx.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone()
     return found is not None
-
-
-def _by_ids(tx: Transaction, select: str, point_ids: Sequence[bytes]) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = []
-    for start in range(0, len(point_ids), _IDS_PER_STATEMENT):
-        part = point_ids[start : start + _IDS_PER_STATEMENT]
-        rows += tx.execute(f"{select} WHERE point_id IN ({', '.join('?' * len(part))})", part).fetchall()
-    return rows
-
-
-def _point_ids(tx: Transaction, name: str, rows: Sequence[int]) -> dict[int, bytes]:
-    ids: dict[int, bytes] = {}
-    for start in range(0, len(rows), _IDS_PER_STATEMENT):
-        part = rows[start : start + _IDS_PER_STATEMENT]
-        ids.update(tx.execute(f"SELECT row, point_id FROM {name} WHERE row IN ({', '.join('?' * len(part))})", part))
-    return ids

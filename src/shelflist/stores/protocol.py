@@ -26,6 +26,7 @@ class GenerationSpec:
     index: IndexSpec | None = None
     fields: Fields = Fields()
     tenanted: bool = False
+    target_recall: float = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,8 @@ def checked_vector(spec: GenerationSpec, vector: Vector) -> Vector:
     row = np.asarray(vector, dtype=np.float32)
     if row.ndim != 1 or len(row) != spec.dimensions:
         raise DimensionMismatch(f"Expected a vector of {spec.dimensions} dimensions, got shape {row.shape}.")
+    if 0 < row @ row < np.inf:  # one pass, and true of all that is well
+        return row
     if not np.isfinite(row).all():
         raise InvalidVector("A vector holds NaN or infinity. Check the embedder that made it.")
     if spec.metric == "cosine" and not row.any():

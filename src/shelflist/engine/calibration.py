@@ -1,0 +1,99 @@
+"""What it takes to meet a recall target, measured against exact search on the collection's own vectors.
+
+Questions do not lie where the texts do: a query that is a stored vector is found by a graph at any effort (recall .993
+where real questions had .872). So the samples are stored vectors, moved by the difference of two others: little in the first
+of them, by its whole length in the last. On 100,000 MiniLM vectors they need the same ef_search for .95 as real questions (160)
+and two thirds of their depth among the codes, which is made up for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shelflist.core.types import Metric, Vector
+from shelflist.engine.codes import Codes, PackedCodes
+from shelflist.engine.exact import Positions, prepared
+from shelflist.engine.graph import Graph
+
+NEIGHBOURS = 10
+SAMPLES = 200
+_SHIFTS = (0.3, 1.0)
+_DEEPER = 1.5
+_MARGIN = 0.1
+"""Of what is allowed to be missed: samples differ, and so do questions."""
+_EFFORTS = (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 400, 512, 640, 800, 1024, 1536, 2048)
+_DEEPEST = 2_000
+_BATCH = 16_384
+_SEED = 20_260
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """For `target`, the recall@10 that is wanted: how many of the nearest by code must be compared whole (`depth`), and
+    how far the graph must look (`effort`: ef_search). None: not measured, or not within reach.
+    """
+
+    target: float
+    depth: int | None = None
+    effort: int | None = None
+
+
+def sample_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vector:
+    """Prepared vectors moved by the difference of two others, shape (count, d); the same for the same vectors."""
+    start, ahead, behind = np.random.default_rng(_SEED).integers(0, len(vectors), (3, count))
+    shift = np.linspace(*_SHIFTS, count, dtype=np.float32)[:, None]
+    moved = vectors[start] + shift * (vectors[ahead] - vectors[behind])
+    lost = ~moved.any(axis=1)  # no direction is left where they cancel out
+    moved[lost] = vectors[start[lost]]
+    return prepared(moved, metric)
+
+
+def true_neighbours(vectors: Vector, queries: Vector, metric: Metric) -> Positions:
+    """The NEIGHBOURS exactly nearest of each query, shape (queries, at most NEIGHBOURS)."""
+    kept = np.empty((len(queries), 0), np.float32)
+    places = np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(vectors), _BATCH):
+        part = vectors[start : start + _BATCH]
+        near = queries @ part.T
+        if metric == "l2":
+            near = 2 * near - np.einsum("ij,ij->i", part, part)
+        kept = np.concatenate([kept, near], axis=1)
+        ids = np.broadcast_to(np.arange(start, start + len(part)), near.shape)
+        places = np.concatenate([places, ids], axis=1)
+        best = np.argsort(-kept, axis=1, kind="stable")[:, :NEIGHBOURS]
+        kept, places = np.take_along_axis(kept, best, axis=1), np.take_along_axis(places, best, axis=1)
+    return places
+
+
+def depth_for(codes: Codes | PackedCodes, queries: Vector, truth: Positions, target: float, count: int) -> int | None:
+    """How many of the nearest by code hold the target's share of the true neighbours; None beyond 2,000 or half of all."""
+    most = min(_DEEPEST, count // 2)
+    ranks = np.full(truth.shape, most, np.int64)
+    for i, query in enumerate(queries):
+        order = codes.nearest(query, most)
+        hits = truth[i][:, None] == order[None, :]
+        ranks[i] = np.where(hits.any(axis=1), hits.argmax(axis=1), most)
+    needed = int(_DEEPER * (np.quantile(ranks, _aimed(target), method="higher") + 1))
+    return needed if needed <= most else None
+
+
+def effort_for(graph: Graph, vectors: Vector, queries: Vector, truth: Positions, target: float) -> int | None:
+    """The least ef_search by which the graph meets the target; None if none of up to 2,048 does."""
+    for effort in _EFFORTS:
+        found = 0
+        for query, near in zip(queries, truth, strict=True):
+            found += len(np.intersect1d(graph.nearest(query, graph_candidates(len(near)), effort), near))
+        if found >= _aimed(target) * truth.size:
+            return effort
+    return None
+
+
+def graph_candidates(limit: int) -> int:
+    """How many of the graph's candidates are compared whole for `limit` hits: it ranks by shortened vectors."""
+    return max(2 * limit, 20)
+
+
+def _aimed(target: float) -> float:
+    return target + (1 - target) * _MARGIN

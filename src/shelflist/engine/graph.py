@@ -1,0 +1,67 @@
+"""The graph (HNSW): the quickest way to the nearest of all vectors, or of nearly all.
+
+FAISS can neither delete from a graph nor add to one that is mapped from its file (that ends the process), so a graph is
+never changed once built: what is deleted is passed over, what is newer is looked at apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shelflist.core.types import Metric, Vector
+from shelflist.engine.codes import Selection
+from shelflist.engine.exact import Positions
+
+_BATCH = 16_384
+
+
+class Graph:
+    """Over the positions 0 … count - 1, with vectors of 16 bits a component (bf16): whole vectors decide in the end."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self._params: dict[int, Any] = {}
+        self.count: int = index.ntotal
+
+    @classmethod
+    def build(cls, vectors: Vector, metric: Metric, *, m: int, ef_construction: int) -> Graph:
+        """A graph of prepared vectors (n, d); `vectors` may be a mapped file."""
+        import faiss
+
+        count, dimensions = vectors.shape
+        kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        index = faiss.IndexHNSWSQ(dimensions, faiss.ScalarQuantizer.QT_bf16, m, kind)
+        index.hnsw.efConstruction = ef_construction
+        index.train(np.ascontiguousarray(vectors[:1]))
+        for start in range(0, count, _BATCH):
+            index.add(np.ascontiguousarray(vectors[start : start + _BATCH]))
+        return cls(index)
+
+    def nearest(self, query: Vector, count: int, ef_search: int, selection: Selection | None = None) -> Positions:
+        """Positions of about the `count` nearest, nearest first; with a selection they may be fewer than there are."""
+        ef_search = max(ef_search, count)
+        params = self._params.get(ef_search) if selection is None else None
+        if params is None:
+            import faiss
+
+            selector = None if selection is None else selection.selector
+            params = faiss.SearchParametersHNSW(efSearch=ef_search, sel=selector)
+            if selection is None:
+                self._params[ef_search] = params
+        _, found = self._index.search(query[None], min(count, self.count), params=params)
+        return np.asarray(found[0][found[0] >= 0], dtype=np.int64)
+
+    def save(self, path: Path) -> None:
+        import faiss
+
+        faiss.write_index(self._index, str(path))
+
+    @classmethod
+    def load(cls, path: Path) -> Graph:
+        """The graph in a file, mapped: what searches do not touch is not read."""
+        import faiss
+
+        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))

@@ -1,0 +1,128 @@
+"""Which way a search goes, and the search itself.
+
+    exact   every matching vector is compared; for few of them, or where it is asked for
+    codes   the codes of all matching rows are scanned and the nearest by code compared whole: no filter is hard for it
+    graph   for no filter: the quickest, where a graph has been built
+
+What came after the snapshot is compared exactly beside each of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from shelflist.core.types import Flat, Hnsw, IndexSpec, SearchParams, Vector
+from shelflist.engine.calibration import NEIGHBOURS, graph_candidates
+from shelflist.engine.exact import Positions, nearest
+from shelflist.engine.graph import Graph
+from shelflist.engine.view import MOST_GONE, Base, Matches, View
+
+FEW_MATCHES = 3_000
+"""Up to so many are compared exactly: no index is quicker."""
+_UNKNOWN_FILTER = 2
+"""A filter that nothing was measured for may be correlated against the query, and is looked at twice as deep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Positions, nearest first, and their distances. `plan` says in words which way the search went."""
+
+    positions: Positions
+    distances: Vector
+    exact: bool
+    plan: str
+
+
+def search(
+    view: View, matches: Matches, query: Vector, limit: int, params: SearchParams, index: IndexSpec | None
+) -> Found:
+    """The `min(limit, matches)` nearest of the matches to a prepared query."""
+    base = view.base
+    if base is None or _is_exact(matches, limit, params, index):
+        return _exactly(view, matches, query, limit)
+    split = view.base_count
+    found: Positions | None = None
+    plan = ""
+    if matches.is_all and base.graph is not None:
+        found, plan = _by_graph(base, base.graph, matches, query, limit, params, index, has_dead=view.alive is not None)
+    if found is None and base.codes is not None:
+        found, plan = _by_codes(base, matches, query, limit)
+    if found is None:
+        return _exactly(view, matches, query, limit)
+    if view.count > split:
+        newer = np.flatnonzero(matches.mask[split:]) + split
+        found = np.concatenate([found, newer])
+        plan += f", and {len(newer)} newer ones exactly"
+    return _ranked(view, found, query, limit, exact=False, plan=plan)
+
+
+def _is_exact(matches: Matches, limit: int, params: SearchParams, index: IndexSpec | None) -> bool:
+    if params.exact or (isinstance(index, Flat) and index.quantization is None):
+        return True
+    few = FEW_MATCHES
+    if isinstance(index, Hnsw) and index.full_scan_threshold is not None:
+        few = index.full_scan_threshold
+    return matches.count <= max(few, 4 * limit)
+
+
+def _exactly(view: View, matches: Matches, query: Vector, limit: int) -> Found:
+    return _ranked(view, matches.positions, query, limit, exact=True, plan=f"exact over {matches.count} rows")
+
+
+def _by_graph(
+    base: Base,
+    graph: Graph,
+    matches: Matches,
+    query: Vector,
+    limit: int,
+    params: SearchParams,
+    index: IndexSpec | None,
+    *,
+    has_dead: bool,
+) -> tuple[Positions | None, str]:
+    effort = params.ef_search or (index.ef_search if isinstance(index, Hnsw) else None) or base.calibration.effort
+    if effort is None:
+        return None, ""
+    effort = max(effort, math.ceil(effort * limit / NEIGHBOURS))
+    selection = matches.selection(graph.count) if has_dead else None
+    found = graph.nearest(query, graph_candidates(limit), effort, selection)
+    if len(found) < limit:  # too many of its nodes are dead: it starves
+        return None, ""
+    return found, f"graph of {graph.count} rows, ef_search {effort}"
+
+
+def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[Positions | None, str]:
+    assert base.codes is not None
+    known = matches.depth or base.calibration.depth
+    if known is None:
+        return None, ""
+    depth = math.ceil(
+        (known if matches.depth or matches.is_all else known * _UNKNOWN_FILTER) * max(1.0, limit / NEIGHBOURS)
+    )
+    if 2 * depth > matches.count:
+        return None, ""
+    packed = matches.packed
+    if packed is None:
+        found = base.codes.nearest(query, depth, matches.selection(base.codes.count))
+        return found, f"codes of {matches.count} rows, {depth} compared whole"
+    if matches.packed_of is matches.mask:
+        found = packed.nearest(query, depth)
+    else:
+        found = packed.nearest(query, math.ceil(depth / (1 - MOST_GONE)))
+        found = found[matches.mask[found]]
+        if len(found) < limit:
+            return None, ""
+    return found, f"packed codes of {matches.count} rows, {depth} compared whole"
+
+
+def _ranked(view: View, positions: Positions, query: Vector, limit: int, *, exact: bool, plan: str) -> Found:
+    found = view.distances(positions, query)
+    if not exact:
+        # Equal distances are told apart by position, as in an exact search.
+        order = np.argsort(positions, kind="stable")
+        positions, found = positions[order], found[order]
+    best = nearest(found, limit)
+    return Found(positions[best], found[best], exact, plan)

@@ -1,0 +1,117 @@
+"""One generation as it was at one moment: the vectors of a snapshot, those that came after it, and which of them live.
+
+Positions number them from 0, in the order of the rows. A view is never changed: a write makes a new one, which shares the
+arrays with the old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shelflist.core.types import Metric, Vector
+from shelflist.engine.calibration import Calibration
+from shelflist.engine.codes import Codes, Mask, PackedCodes, Selection
+from shelflist.engine.exact import Positions, distances
+from shelflist.engine.graph import Graph
+
+MOST_GONE = 0.1
+"""Share of a packed filter's rows that may have died before the copy is made anew."""
+_GATHER_COST = 4
+"""How much dearer it is to copy a vector out of the matrix than to multiply it in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a snapshot holds: prepared vectors (n, d), and the indexes over all of them."""
+
+    vectors: Vector
+    codes: Codes | None
+    graph: Graph | None
+    calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """`newer`: prepared vectors after the base's, shape (m, d). `alive`: which positions may answer; None: all."""
+
+    metric: Metric
+    base: Base | None
+    newer: Vector
+    alive: Mask | None = None
+
+    @property
+    def base_count(self) -> int:
+        return 0 if self.base is None else len(self.base.vectors)
+
+    @property
+    def count(self) -> int:
+        return self.base_count + len(self.newer)
+
+    def distances(self, positions: Positions, query: Vector) -> Vector:
+        """Distances of these positions (any order) to a prepared query, shape (len(positions),)."""
+        if self.base is None:
+            return _distances(self.newer, positions, query, self.metric)
+        if not len(self.newer):
+            return _distances(self.base.vectors, positions, query, self.metric)
+        split = self.base_count
+        older = positions < split
+        if older.all():
+            return _distances(self.base.vectors, positions, query, self.metric)
+        found = np.empty(len(positions), np.float32)
+        found[older] = _distances(self.base.vectors, positions[older], query, self.metric)
+        found[~older] = _distances(self.newer, positions[~older] - split, query, self.metric)
+        return found
+
+
+class Matches:
+    """The positions of a view that a search may return, and what has been prepared for searching them again.
+
+    `mask` is over all positions; `is_all`: every living one is meant.
+    """
+
+    def __init__(self, mask: Mask, *, is_all: bool = False) -> None:
+        self.mask = mask
+        self.is_all = is_all
+        self.count = int(np.count_nonzero(mask))
+        self.asked = 0
+        self.packed: PackedCodes | None = None
+        self.packed_of: Mask | None = None
+        """The mask that `packed` was made of. It may since have lost rows: they are taken out of what it finds."""
+        self.depth: int | None = None
+        self._positions: Positions | None = None
+        self._selection: Selection | None = None
+
+    def take_over(self, older: Matches) -> None:
+        """Go on with what was prepared for the same filter before some rows came and others died."""
+        self.asked, self.depth = older.asked, older.depth
+        if older.packed is not None:
+            left = int(np.count_nonzero(self.mask[: older.packed.end]))
+            if left >= older.packed.count * (1 - MOST_GONE):
+                self.packed, self.packed_of = older.packed, older.packed_of
+            else:  # the dead stand in the way of the living: to be made anew
+                self.asked = 0
+
+    @property
+    def positions(self) -> Positions:
+        if self._positions is None:
+            self._positions = np.flatnonzero(self.mask)
+        return self._positions
+
+    def selection(self, count: int) -> Selection:
+        """The first `count` positions of the mask, as the engine reads them."""
+        if self._selection is None:
+            self._selection = Selection(self.mask[:count])
+        return self._selection
+
+    @property
+    def nbytes(self) -> int:
+        held = 0 if self._positions is None else self._positions.nbytes
+        return self.mask.nbytes + held + (0 if self.packed is None else self.packed.nbytes)
+
+
+def _distances(matrix: Vector, positions: Positions, query: Vector, metric: Metric) -> Vector:
+    if len(positions) * _GATHER_COST > len(matrix):  # one pass over everything beats copying most of it
+        return np.asarray(distances(matrix, query, metric)[positions], dtype=np.float32)
+    return distances(matrix[positions], query, metric)

@@ -1,0 +1,209 @@
+"""Building the snapshot of a generation anew, aside, while everybody goes on reading and writing.
+
+Table store_snapshots (name, place, sequence, last_row, rows) says which directory is in use. The lock is one of the operating
+system's on a file, so it goes with a process that dies; what such a process left behind, the next compaction removes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shelflist.core.types import Flat, Hnsw, IndexSpec
+from shelflist.database import SqliteDatabase
+from shelflist.engine.calibration import Calibration, depth_for, effort_for, sample_queries, true_neighbours
+from shelflist.engine.codes import LEAST_DIMENSIONS, Codes
+from shelflist.engine.exact import prepared
+from shelflist.engine.graph import Graph
+from shelflist.engine.snapshot import CODES, GRAPH, IDS, ROWS, VECTORS, Moment, mapped_vectors, seal
+from shelflist.stores._removed import create_log, has_log
+from shelflist.stores.protocol import GenerationSpec
+
+SNAPSHOT_FROM = 10_000
+"""Rows from which vectors are kept in a file of their own, with their codes."""
+GRAPH_FROM = 20_000
+"""Rows from which there is a graph, unless the index says otherwise (`indexing_threshold`)."""
+_NEWER, _NEWER_SHARE = 5_000, 0.05
+_GONE_SHARE = 0.2
+_FETCHED = 8_192
+_M, _EF_CONSTRUCTION = 16, 128
+
+
+class Compaction:
+    """Of one generation."""
+
+    def __init__(self, database: SqliteDatabase, spec: GenerationSpec, directory: Path) -> None:
+        self._database = database
+        self._spec = spec
+        self._directory = directory
+
+    def is_due(self) -> bool:
+        """Whether so much was written since the last snapshot that another is worth its while."""
+        name = self._spec.name
+        with self._database.read() as tx:
+            snapshot = None
+            if has_log(tx, name):
+                snapshot = tx.execute(
+                    "SELECT place, last_row, rows FROM store_snapshots WHERE name = ?", (name,)
+                ).fetchone()
+            found = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (name,)).fetchone()
+            if found is None or found[0] < _least(self._spec.index):
+                return False
+            if snapshot is None or not (self._directory / snapshot[0]).is_dir():
+                return _living(tx, name) >= _least(self._spec.index)
+            _, last_row, rows = snapshot
+            if found[0] - last_row > max(_NEWER, rows * _NEWER_SHARE):
+                return True
+            living = _living(tx, name)
+            return living < rows * (1 - _GONE_SHARE)
+
+    def run(self) -> bool:
+        """Build and publish a snapshot; False if another process is at it, or there is too little to build."""
+        with _alone(self._directory / f"{self._spec.name}.lock") as is_alone:
+            if not is_alone:
+                return False
+            self._remove_left_over()
+            place = self._directory / f"{self._spec.name}.{secrets.token_hex(8)}"
+            place.mkdir()
+            try:
+                moment, count = self._copy_rows(place)
+                enough = count >= _least(self._spec.index)
+                if enough:
+                    seal(place, moment, self._build(place, count))
+                published = self._publish(place.name if enough else None, moment, count)
+            except BaseException:
+                shutil.rmtree(place, ignore_errors=True)
+                raise
+            if not (enough and published):
+                shutil.rmtree(place, ignore_errors=True)
+            return enough and published
+
+    def _copy_rows(self, place: Path) -> tuple[Moment, int]:
+        """The living rows of one transaction, as files."""
+        spec, name = self._spec, self._spec.name
+        rows: list[np.ndarray[Any, Any]] = []
+        ids: list[bytes] = []
+        with self._database.read() as tx, (place / VECTORS).open("wb") as file:
+            sequence, last_row = tx.execute(
+                "SELECT sequence, last_row FROM store_generations WHERE name = ?", (name,)
+            ).fetchone()
+            cursor = tx.execute(
+                f"SELECT p.row, p.point_id, v.vector FROM {name} p JOIN {name}_vectors v USING (row) "
+                "WHERE p.index_status = 'indexed' ORDER BY p.row"
+            )
+            while part := cursor.fetchmany(_FETCHED):
+                some, named, blobs = zip(*part, strict=True)
+                vectors = np.frombuffer(b"".join(blobs), np.float32).reshape(len(some), -1)
+                file.write(prepared(vectors, spec.metric).tobytes())
+                rows.append(np.asarray(some, np.int64))
+                ids += named
+        every = np.concatenate(rows) if rows else np.empty(0, np.int64)
+        every.tofile(place / ROWS)
+        (place / IDS).write_bytes(b"".join(ids))
+        return Moment(name, sequence, last_row, spec.dimensions, spec.metric), len(every)
+
+    def _build(self, place: Path, count: int) -> Calibration:
+        """The indexes that the generation calls for, and what was measured on them."""
+        spec, index = self._spec, self._spec.index
+        vectors = mapped_vectors(place, spec.dimensions)
+        codes = graph = None
+        if _wants_codes(index) and spec.dimensions >= LEAST_DIMENSIONS:
+            codes = Codes.build(vectors, spec.metric)
+            codes.save(place / CODES)
+        if _wants_graph(index, count):
+            chosen = index if isinstance(index, Hnsw) else Hnsw(_M, _EF_CONSTRUCTION)
+            Graph.build(vectors, spec.metric, m=chosen.m, ef_construction=chosen.ef_construction).save(place / GRAPH)
+            graph = Graph.load(place / GRAPH)
+        if codes is None and graph is None:
+            return Calibration(spec.target_recall)
+        queries = sample_queries(vectors, spec.metric)
+        truth = true_neighbours(vectors, queries, spec.metric)
+        target = spec.target_recall
+        return Calibration(
+            target,
+            depth=None if codes is None else depth_for(codes, queries, truth, target, count),
+            effort=None if graph is None else effort_for(graph, vectors, queries, truth, target),
+        )
+
+    def _publish(self, place: str | None, moment: Moment, count: int) -> bool:
+        """Readers move to the snapshot at their next query; with None, from the old one back to the rows themselves."""
+        name = self._spec.name
+        with self._database.write() as tx:
+            if tx.execute("SELECT 1 FROM store_generations WHERE name = ?", (name,)).fetchone() is None:
+                return False
+            create_log(tx, name)
+            tx.execute("DELETE FROM store_snapshots WHERE name = ?", (name,))
+            if place is not None:
+                tx.execute(
+                    "INSERT INTO store_snapshots VALUES (?, ?, ?, ?, ?)",
+                    (name, place, moment.sequence, moment.last_row, count),
+                )
+        return True
+
+    def _remove_left_over(self) -> None:
+        """Directories that no snapshot in use has: older ones, and those of a process that died."""
+        with self._database.read() as tx:
+            used = None
+            if has_log(tx, self._spec.name):
+                used = tx.execute("SELECT place FROM store_snapshots WHERE name = ?", (self._spec.name,)).fetchone()
+        for path in self._directory.glob(f"{self._spec.name}.*"):
+            if path.is_dir() and (used is None or path.name != used[0]):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def drop_snapshots(directory: Path, name: str) -> None:
+    for path in directory.glob(f"{name}.*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _living(tx: Any, name: str) -> int:
+    (count,) = tx.execute(f"SELECT count(*) FROM {name} WHERE index_status = 'indexed'").fetchone()
+    return int(count)
+
+
+def _wants_codes(index: IndexSpec | None) -> bool:
+    return not isinstance(index, Flat)
+
+
+def _wants_graph(index: IndexSpec | None, count: int) -> bool:
+    if index is None:
+        return count >= GRAPH_FROM
+    return isinstance(index, Hnsw) and count >= _graph_from(index)
+
+
+def _graph_from(index: Hnsw) -> int:
+    return GRAPH_FROM if index.indexing_threshold is None else index.indexing_threshold
+
+
+def _least(index: IndexSpec | None) -> int:
+    """Rows below which no snapshot is made."""
+    return max(2, min(SNAPSHOT_FROM, _graph_from(index))) if isinstance(index, Hnsw) else SNAPSHOT_FROM
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether no other process compacts this generation now; the lock lasts as long as the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        if os.name != "posix":
+            yield True
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True

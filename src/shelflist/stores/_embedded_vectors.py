@@ -1,0 +1,175 @@
+"""The vector leg of the embedded store: what each generation's cache knows, searched, and snapshots built aside."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from shelflist.core.errors import StoreError, TenantRequired
+from shelflist.core.log import log
+from shelflist.core.transaction import Transaction
+from shelflist.core.types import SearchParams, Vector
+from shelflist.database import SqliteDatabase, SqliteTransaction
+from shelflist.engine.calibration import depth_for, sample_queries, true_neighbours
+from shelflist.engine.planner import FEW_MATCHES, Found, search
+from shelflist.engine.snapshot import Moment, SnapshotDamaged, check
+from shelflist.engine.view import Matches, View
+from shelflist.stores._compaction import Compaction, drop_snapshots
+from shelflist.stores._removed import has_log
+from shelflist.stores._sql import compile_sql
+from shelflist.stores._vector_cache import State, VectorCache
+from shelflist.stores.protocol import GenerationSpec, Scope
+
+_IDS_PER_STATEMENT = 500
+_WARM = 2
+"""A filter that is asked so often gets a packed copy of its codes."""
+_SAMPLES = 64
+"""Queries on which the depth of one filter is measured."""
+
+
+class EmbeddedVectors:
+    """Of all generations of one directory."""
+
+    def __init__(self, path: Path, database: SqliteDatabase) -> None:
+        self.path = path
+        self._database = database
+        self._own_lock = threading.RLock()
+        self._caches: dict[str, VectorCache] = {}
+        self._building: dict[str, threading.Thread] = {}
+        self._pid = os.getpid()
+
+    def matching(self, tx: SqliteTransaction, spec: GenerationSpec, scope: Scope) -> tuple[State, Matches]:
+        """The generation as this transaction sees it, and the positions of the indexed points in scope."""
+        if spec.tenanted and not scope.tenant:
+            raise TenantRequired("This collection is searched per tenant. Use collection.tenant(id).")
+        cache = self._cache(spec)
+        state = cache.at(tx)
+        conditions: list[str] = []
+        parameters: list[Any] = []
+        if scope.tenant is not None:
+            conditions.append("p.tenant_id = ?")
+            parameters.append(scope.tenant)
+        if scope.point_ids is not None:
+            chosen = by_ids(tx, f"SELECT row FROM {spec.name}", scope.point_ids)
+            conditions.append("p.row IN (SELECT value FROM json_each(?))")
+            parameters.append(orjson.dumps([row for (row,) in chosen]).decode())
+        if scope.filter is not None:
+            condition, values = compile_sql(scope.filter, spec.fields, f"{spec.name}_lists")
+            conditions.append(f"({condition})")
+            parameters += values
+        found = cache.matches(tx, state, " AND ".join(conditions), tuple(parameters), keep=scope.point_ids is None)
+        return state, found
+
+    def search(
+        self, state: State, matches: Matches, query: Vector, limit: int, spec: GenerationSpec, params: SearchParams
+    ) -> Found:
+        """The nearest of the matches to a prepared query."""
+        found = search(state.view, matches, query, limit, params, spec.index)
+        if matches.asked == _WARM and matches.count > FEW_MATCHES and not matches.is_all and not found.exact:
+            threading.Thread(target=_pack, args=(state.view, matches, spec), name="shelflist-pack", daemon=True).start()
+        return found
+
+    def build(self, spec: GenerationSpec) -> None:
+        """Have a snapshot built in another thread if one is due. Searches answer meanwhile; `close` waits for it."""
+        compaction = Compaction(self._database, spec, self.path)
+        if not (compaction.is_due() or self._cache(spec).is_damaged):
+            return
+        with self._lock:
+            at_work = self._building.get(spec.name)
+            if at_work is not None and at_work.is_alive():
+                return
+            self._building[spec.name] = threading.Thread(target=_built, args=(compaction,), name="shelflist-build")
+            self._building[spec.name].start()
+
+    def rebuild(self, spec: GenerationSpec) -> bool:
+        """Build a snapshot now; whether there is one then that was not there before."""
+        self.wait()
+        built = Compaction(self._database, spec, self.path).run()
+        self._cache(spec).forget()
+        return built
+
+    def rows(self, tx: Transaction, spec: GenerationSpec) -> int | None:
+        """How many rows the snapshot in use has, 0 without one; None if a byte of it is not as it was written."""
+        found = None
+        if has_log(tx, spec.name):
+            found = tx.execute(
+                "SELECT place, sequence, last_row, rows FROM store_snapshots WHERE name = ?", (spec.name,)
+            ).fetchone()
+        if found is None:
+            return 0
+        place, sequence, last_row, rows = found
+        try:
+            check(self.path / place, Moment(spec.name, sequence, last_row, spec.dimensions, spec.metric))
+        except SnapshotDamaged:
+            return None
+        return int(rows)
+
+    def drop(self, name: str) -> None:
+        with self._lock:
+            self._caches.pop(name, None)
+        drop_snapshots(self.path, name)
+
+    def wait(self) -> None:
+        """Return when no snapshot is being built by this process."""
+        with self._lock:
+            at_work = list(self._building.values())
+            self._building.clear()
+        for thread in at_work:
+            thread.join()
+
+    def close(self) -> None:
+        self.wait()
+        with self._lock:
+            self._caches.clear()
+
+    def _cache(self, spec: GenerationSpec) -> VectorCache:
+        with self._lock:
+            known = self._caches.get(spec.name)
+            if known is None:
+                known = self._caches[spec.name] = VectorCache(spec, self.path)
+            return known
+
+    @property
+    def _lock(self) -> threading.RLock:
+        # A lock of a parent process is not ours: another of its threads may have held it at the fork.
+        if self._pid != os.getpid():
+            self._own_lock = threading.RLock()
+            self._caches, self._building = {}, {}
+            self._pid = os.getpid()
+        return self._own_lock
+
+
+def by_ids(tx: Transaction, select: str, point_ids: Sequence[bytes]) -> list[tuple[Any, ...]]:
+    """The rows of `select` whose point_id is one of these."""
+    rows: list[tuple[Any, ...]] = []
+    for start in range(0, len(point_ids), _IDS_PER_STATEMENT):
+        part = point_ids[start : start + _IDS_PER_STATEMENT]
+        rows += tx.execute(f"{select} WHERE point_id IN ({', '.join('?' * len(part))})", part).fetchall()
+    return rows
+
+
+def _built(compaction: Compaction) -> None:
+    try:
+        compaction.run()
+    except (StoreError, OSError) as error:
+        # The rows are whole and answer for themselves; the next pass tries again.
+        log.warning("The snapshot of the vectors could not be built (%s). Searches go on without it.", error)
+
+
+def _pack(view: View, matches: Matches, spec: GenerationSpec) -> None:
+    """Make the packed copy of a filter's codes, and measure how deep its searches must look."""
+    base, mask = view.base, matches.mask
+    if base is None or base.codes is None:
+        return
+    positions = matches.positions[: int(mask[: base.codes.count].sum())]
+    packed = base.codes.packed(positions)
+    queries = sample_queries(base.vectors, spec.metric, _SAMPLES)
+    truth = positions[true_neighbours(base.vectors[positions], queries, spec.metric)]
+    matches.depth = depth_for(packed, queries, truth, base.calibration.target, len(positions))
+    matches.packed_of = mask
+    matches.packed = packed

@@ -1,0 +1,238 @@
+"""Codes, graph, calibration and planner on vectors that lie in clusters, against exact search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shelflist.core.types import Flat, Hnsw, Metric, SearchParams, Vector
+from shelflist.engine import calibration, planner
+from shelflist.engine.calibration import Calibration, depth_for, effort_for, sample_queries, true_neighbours
+from shelflist.engine.codes import Codes, Selection
+from shelflist.engine.exact import distances, nearest, prepared
+from shelflist.engine.graph import Graph
+from shelflist.engine.view import Base, Matches, View
+
+COUNT, DIMENSIONS = 6_000, 64
+METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
+
+
+def clustered(count: int, dimensions: int, seed: int = 0) -> Vector:
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(40, dimensions))
+    return (centres[random.integers(0, 40, count)] + 0.7 * random.normal(size=(count, dimensions))).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=METRICS)
+def metric(request: pytest.FixtureRequest) -> Metric:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def vectors(metric: Metric) -> Vector:
+    return prepared(clustered(COUNT, DIMENSIONS), metric)
+
+
+@pytest.fixture(scope="module")
+def codes(vectors: Vector, metric: Metric) -> Codes:
+    return Codes.build(vectors, metric)
+
+
+@pytest.fixture(scope="module")
+def graph(vectors: Vector, metric: Metric) -> Graph:
+    return Graph.build(vectors, metric, m=16, ef_construction=100)
+
+
+@pytest.fixture(scope="module")
+def queries(metric: Metric) -> Vector:
+    return prepared(clustered(40, DIMENSIONS, seed=0)[:40] + np.float32(0.3), metric)
+
+
+def exact(vectors: Vector, query: Vector, metric: Metric, among: np.ndarray | None = None) -> set[int]:
+    among = np.arange(len(vectors)) if among is None else among
+    return set(among[nearest(distances(vectors[among], query, metric), 10)].tolist())
+
+
+def share(vectors: Vector, queries: Vector, metric: Metric, ask: object, among: np.ndarray | None = None) -> float:
+    found = [len(exact(vectors, q, metric, among) & set(ask(q).tolist())) / 10 for q in queries]  # type: ignore[operator]
+    return float(np.mean(found))
+
+
+def test_the_neighbours_stand_among_the_nearest_by_code(
+    codes: Codes, vectors: Vector, queries: Vector, metric: Metric
+) -> None:
+    assert share(vectors, queries, metric, lambda q: codes.nearest(q, 400)) >= 0.95
+    assert share(vectors, queries, metric, lambda q: codes.nearest(q, 10)) < 0.95  # so it is a measure at all
+
+
+def test_codes_of_a_selection_are_of_nothing_else(
+    codes: Codes, vectors: Vector, queries: Vector, metric: Metric
+) -> None:
+    mask = np.zeros(COUNT, np.bool_)
+    mask[::7] = True
+    among = np.flatnonzero(mask)
+    selection, packed = Selection(mask), codes.packed(among)
+    for query in queries[:10]:
+        cold, warm = codes.nearest(query, 200, selection), packed.nearest(query, 200)
+        assert mask[cold].all() and mask[warm].all() and len(cold) == len(warm) == 200
+        assert len(np.intersect1d(cold, warm)) >= 190  # the same codes, ranked by integers or by floats
+    assert share(vectors, queries, metric, lambda q: packed.nearest(q, 200), among) >= 0.95
+    assert len(packed.nearest(queries[0], 10 * COUNT)) == len(among)
+
+
+def test_the_graph_finds_more_the_further_it_looks(
+    graph: Graph, vectors: Vector, queries: Vector, metric: Metric
+) -> None:
+    shares = [share(vectors, queries, metric, lambda q, ef=ef: graph.nearest(q, 20, ef)) for ef in (20, 200)]
+    assert shares[1] >= 0.95 and shares[0] <= shares[1]
+
+
+def test_the_graph_passes_over_what_is_not_selected(graph: Graph, queries: Vector) -> None:
+    mask = np.ones(COUNT, np.bool_)
+    mask[: COUNT // 2] = False
+    found = graph.nearest(queries[0], 20, 100, Selection(mask))
+    assert len(found) and mask[found].all()
+
+
+def test_from_a_file_they_answer_the_same(codes: Codes, graph: Graph, queries: Vector, tmp_path: Path) -> None:
+    codes.save(tmp_path / "codes")
+    graph.save(tmp_path / "graph")
+    again, mapped = Codes.load(tmp_path / "codes"), Graph.load(tmp_path / "graph")
+    assert again.count == mapped.count == COUNT
+    for query in queries[:5]:
+        assert np.array_equal(again.nearest(query, 50), codes.nearest(query, 50))
+        assert np.array_equal(mapped.nearest(query, 20, 80), graph.nearest(query, 20, 80))
+
+
+def test_true_neighbours_are_those_of_exact_search(
+    vectors: Vector, queries: Vector, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "_BATCH", 500)  # several batches
+    truth = true_neighbours(vectors, queries, metric)
+    assert [set(row.tolist()) for row in truth] == [exact(vectors, q, metric) for q in queries]
+
+
+def test_what_was_measured_meets_the_target(
+    codes: Codes, graph: Graph, vectors: Vector, queries: Vector, metric: Metric
+) -> None:
+    samples = sample_queries(vectors, metric)
+    truth = true_neighbours(vectors, samples, metric)
+    depth = depth_for(codes, samples, truth, 0.95, COUNT)
+    effort = effort_for(graph, vectors, samples, truth, 0.95)
+    assert depth is not None and effort is not None
+    assert share(vectors, queries, metric, lambda q: codes.nearest(q, depth)) >= 0.95
+    assert share(vectors, queries, metric, lambda q: graph.nearest(q, 20, effort)) >= 0.95
+    more = depth_for(codes, samples, truth, 0.99, COUNT)
+    assert more is None or more > depth
+
+
+def test_a_target_out_of_reach_is_said_to_be() -> None:
+    # Of so few vectors half would have to be compared whole: then all of them may as well.
+    vectors = prepared(clustered(60, 2), "l2")
+    samples = sample_queries(vectors, "l2")
+    assert depth_for(Codes.build(vectors, "l2"), samples, true_neighbours(vectors, samples, "l2"), 0.999, 60) is None
+
+
+def test_samples_have_a_direction_where_vectors_cancel_out() -> None:
+    vectors = np.repeat(np.asarray([[1, 0], [-1, 0]], np.float32), 50, axis=0)
+    samples = sample_queries(vectors, "cosine")
+    assert np.allclose(np.linalg.norm(samples, axis=1), 1)
+    assert np.array_equal(samples, sample_queries(vectors, "cosine"))
+
+
+@pytest.mark.parametrize("dimensions", [1_536, 4_096])
+def test_codes_of_many_dimensions(dimensions: int) -> None:
+    vectors = prepared(clustered(1_200, dimensions), "cosine")
+    codes = Codes.build(vectors, "cosine")
+    assert share(vectors, vectors[:20], "cosine", lambda q: codes.nearest(q, 100)) >= 0.95
+
+
+# The planner.
+
+
+@pytest.fixture
+def view(vectors: Vector, codes: Codes, graph: Graph, metric: Metric) -> View:
+    base = Base(vectors, codes, graph, Calibration(0.95, depth=150, effort=150))
+    return View(metric, base, vectors[:0])
+
+
+def everything(view: View) -> Matches:
+    return Matches(np.ones(view.count, np.bool_) if view.alive is None else view.alive, is_all=True)
+
+
+def plan_of(view: View, matches: Matches, query: Vector, **options: object) -> tuple[str, bool, int]:
+    limit, index = options.pop("limit", 10), options.pop("index", None)
+    found = planner.search(view, matches, query, limit, SearchParams(**options), index)  # type: ignore[arg-type]
+    assert np.all(np.diff(found.distances) >= 0) and matches.mask[found.positions].all()
+    return found.plan, found.exact, len(found.positions)
+
+
+def test_the_way_that_a_search_goes(view: View, queries: Vector) -> None:
+    query = queries[0]
+    half = np.arange(COUNT) % 2 == 0
+    assert plan_of(view, everything(view), query)[0] == f"graph of {COUNT} rows, ef_search 150"
+    assert plan_of(view, everything(view), query, ef_search=77)[0].endswith("ef_search 77")
+    assert plan_of(view, everything(view), query, index=Hnsw(ef_search=88))[0].endswith("ef_search 88")
+    assert plan_of(view, everything(view), query, exact=True) == (f"exact over {COUNT} rows", True, 10)
+    assert plan_of(view, everything(view), query, index=Flat())[1]
+    assert plan_of(view, Matches(half), query, index=Hnsw(full_scan_threshold=100))[0].startswith(
+        "codes of 3000 rows, 300"
+    )
+    assert plan_of(view, Matches(half), query)[1]  # few enough
+    assert plan_of(view, everything(view), query, limit=4_000) == (f"exact over {COUNT} rows", True, 4_000)
+    assert plan_of(view, Matches(np.zeros(COUNT, np.bool_)), query) == ("exact over 0 rows", True, 0)
+
+
+def test_without_a_measured_depth_or_effort_the_search_is_exact(view: View, queries: Vector) -> None:
+    assert view.base is not None
+    base = Base(view.base.vectors, view.base.codes, view.base.graph, Calibration(0.95))
+    assert plan_of(View(view.metric, base, view.newer), everything(view), queries[0])[1]
+
+
+def test_newer_rows_and_dead_ones(view: View, vectors: Vector, queries: Vector, metric: Metric) -> None:
+    newer = queries[:5].copy()
+    alive = np.ones(COUNT + 5, np.bool_)
+    dead = list(exact(vectors, queries[6], metric))
+    alive[dead] = False
+    later = View(metric, view.base, newer, alive)
+    for number in range(5):
+        found = planner.search(later, everything(later), queries[number], 10, SearchParams(), None)
+        assert "5 newer ones exactly" in found.plan
+        if metric != "dot":
+            assert found.positions[0] == COUNT + number
+    found = planner.search(later, everything(later), queries[6], 10, SearchParams(), None)
+    assert not set(found.positions.tolist()) & set(dead) and len(found.positions) == 10
+
+
+def test_a_graph_of_the_dead_gives_way(view: View, queries: Vector, metric: Metric) -> None:
+    alive = np.zeros(COUNT, np.bool_)
+    alive[::1_000] = True
+    mostly_dead = View(metric, view.base, view.newer, alive)
+    plan, is_exact, count = plan_of(mostly_dead, everything(mostly_dead), queries[0], limit=6)
+    assert is_exact and count == 6, plan
+
+
+def test_a_packed_filter_that_has_lost_rows(view: View, codes: Codes, queries: Vector) -> None:
+    mask = np.arange(COUNT) % 3 > 0
+    matches = Matches(mask.copy())
+    matches.packed, matches.packed_of, matches.depth = codes.packed(np.flatnonzero(mask)), matches.mask, 120
+    first = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
+    assert first.plan == "packed codes of 4000 rows, 120 compared whole"
+    matches.mask = mask.copy()
+    matches.mask[first.positions] = False
+    second = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
+    assert len(second.positions) == 10 and not np.intersect1d(first.positions, second.positions).size
+    matches.mask[:] = False
+    matches.mask[5:6] = True  # nothing of it is among the nearest by code
+    matches.count = 4_000
+    third = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
+    assert third.exact and third.positions.tolist() == [5]
+
+
+def test_larger_limits_look_deeper(view: View, queries: Vector, vectors: Vector, metric: Metric) -> None:
+    found = planner.search(view, everything(view), queries[0], 50, SearchParams(), None)
+    assert found.plan.endswith("ef_search 750") and len(found.positions) == 50
+    truth = nearest(distances(vectors, queries[0], metric), 50)
+    assert len(np.intersect1d(found.positions, truth)) >= 47

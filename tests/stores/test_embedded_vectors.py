@@ -1,0 +1,471 @@
+"""Snapshots of the embedded store: built aside, followed by everyone, done without when they cannot be used.
+
+Thresholds are low here, so that a few hundred rows have codes and a graph.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shelflist.core.fields import Fields
+from shelflist.core.filters import F, prepare
+from shelflist.core.types import Hnsw, Metric, Point, SearchParams, Vector
+from shelflist.engine import planner
+from shelflist.stores import _compaction
+from shelflist.stores.embedded import EmbeddedStore
+from shelflist.stores.protocol import GenerationSpec, Scope
+from shelflist.testing.points import point_id
+
+DIMENSIONS = 48
+FIELDS = Fields({"group": int})
+INDEX = Hnsw(indexing_threshold=100, full_scan_threshold=0)
+SPEC = GenerationSpec("sl_test_1", DIMENSIONS, index=INDEX, fields=FIELDS)
+TRUTH = SearchParams(exact=True)
+
+
+def vector_of(number: int, dimensions: int = DIMENSIONS) -> Vector:
+    # In clusters: among vectors of no structure at all nothing is near, and no index finds it.
+    centre = np.random.default_rng(number % 20).normal(size=dimensions)
+    return (centre + 0.5 * np.random.default_rng(1_000 + number).normal(size=dimensions)).astype(np.float32)
+
+
+def point(number: int, *, vector: Vector | None = None) -> Point:
+    one = vector_of(number) if vector is None else vector
+    return Point(
+        point_id(str(number)),
+        point_id(f"chunk {number}"),
+        f"d{number}",
+        None,
+        f"text {number}",
+        {"group": number % 3},
+        one,
+    )
+
+
+def written(store: EmbeddedStore, numbers: range, spec: GenerationSpec = SPEC) -> None:
+    store.upsert(spec, [point(number) for number in numbers])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def store(place: Path) -> Iterator[EmbeddedStore]:
+    opened = EmbeddedStore(place)
+    opened.create(SPEC)
+    written(opened, range(600))
+    opened.repair(SPEC)
+    yield opened
+    opened.close()
+
+
+def ids(
+    store: EmbeddedStore, query: Vector, *, exact: bool = False, group: int | None = None, limit: int = 10
+) -> list[bytes]:
+    scope = Scope() if group is None else Scope(filter=prepare(F("group") == group, FIELDS))
+    params = TRUTH if exact else SearchParams()
+    found = store.search(SPEC, query, limit=limit, scope=scope, params=params)
+    assert found.exact or not exact
+    return [item.point_id for item in found.items]
+
+
+def plan(store: EmbeddedStore, group: int | None = None) -> str:
+    scope = Scope() if group is None else Scope(filter=prepare(F("group") == group, FIELDS))
+    return store.search(SPEC, vector_of(1), limit=10, scope=scope, params=SearchParams()).plan
+
+
+def assert_recall(store: EmbeddedStore, least: float = 0.9) -> None:
+    for group in (None, 1):
+        found = []
+        for number in range(0, 400, 10):
+            query = vector_of(number) + np.float32(0.2)
+            truth = ids(store, query, exact=True, group=group)
+            found.append(len(set(ids(store, query, group=group)) & set(truth)) / len(truth))
+        assert np.mean(found) >= least, group
+
+
+def snapshot_of(place: Path) -> Path:
+    (found,) = [path for path in (place / "vectors").iterdir() if path.is_dir()]
+    return found
+
+
+def test_a_search_uses_what_was_built_and_finds_what_is_nearest(store: EmbeddedStore) -> None:
+    assert plan(store).startswith("graph of 600 rows")
+    assert plan(store, group=1).startswith("codes of 200 rows")
+    assert_recall(store)
+
+
+def test_a_filter_that_is_asked_again_gets_packed_codes(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shelflist.stores._embedded_vectors.FEW_MATCHES", 0)
+    plan(store, group=1)
+    assert plan(store, group=1).startswith("codes")
+    deadline = time.monotonic() + 20
+    while not plan(store, group=1).startswith("packed codes of 200"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert_recall(store)
+    written(store, range(600, 630))
+    assert plan(store, group=1).startswith("packed codes of 210 rows") and "10 newer" in plan(store, group=1)
+    store.delete(SPEC, [point_id(str(number)) for number in range(1, 300, 3)])
+    assert_recall(store)
+    assert not set(ids(store, vector_of(1), group=1, limit=110)) & {point_id(str(number)) for number in range(300)}
+
+
+def test_others_follow_a_write_at_their_next_query(store: EmbeddedStore, place: Path) -> None:
+    other = EmbeddedStore(place)
+    query = vector_of(7)
+    assert ids(other, query)[0] == point_id("7")
+    store.upsert(SPEC, [point(1_000, vector=query * 3)])
+    store.delete(SPEC, [point_id("7")])
+    assert ids(other, query)[0] == point_id("1000") and point_id("7") not in ids(other, query, limit=600)
+    store.set_stale(SPEC, [point_id("1000")])
+    assert point_id("1000") not in ids(other, query, limit=600)
+    assert other.count(SPEC, Scope()) == 599
+    place_before = snapshot_of(place)
+    store.repair(SPEC)
+    assert ids(other, query, exact=True) == ids(store, query, exact=True) and plan(other) == plan(store)
+    assert not place_before.exists() or len(list((place / "vectors").glob("*.*"))) <= 3
+    other.close()
+
+
+def test_random_writes_by_two_and_compactions_in_between(place: Path) -> None:
+    """Exact answers, filters and counts of both are those of a dict, whatever came before."""
+    random_ = random.Random(4)
+    two = [EmbeddedStore(place), EmbeddedStore(place)]
+    two[0].create(SPEC)
+    model: dict[int, Vector] = {}
+    free = iter(range(100_000))
+    for step in range(120):
+        store = random_.choice(two)
+        match random_.choice(["write", "write", "delete", "stale", "compact", "write"]):
+            case "write":
+                new = [next(free) for _ in range(random_.choice([1, 3, 60]))]
+                store.upsert(SPEC, [point(number) for number in new])
+                model.update((number, vector_of(number)) for number in new)
+            case "delete" if model:
+                gone = random_.sample(sorted(model), min(len(model), random_.choice([1, 20])))
+                store.delete(SPEC, [point_id(str(number)) for number in gone])
+                for number in gone:
+                    del model[number]
+            case "stale" if model:
+                number = random_.choice(sorted(model))
+                store.set_stale(SPEC, [point_id(str(number))])
+                del model[number]
+            case "compact" if step % 3 == 0:
+                store.repair(SPEC)
+        if not model:
+            continue
+        asked = random_.choice(two)
+        query = vector_of(random_.randrange(200))
+        matrix = np.stack(list(model.values()))
+        cosines = matrix @ query / np.linalg.norm(matrix, axis=1) / np.linalg.norm(query)
+        best = [list(model)[i] for i in np.argsort(-cosines, kind="stable")]
+        assert ids(asked, query, exact=True) == [point_id(str(number)) for number in best[:10]]
+        group = random_.randrange(3)
+        own = [number for number in best if number % 3 == group]
+        assert ids(asked, query, exact=True, group=group) == [point_id(str(number)) for number in own[:10]]
+        assert len(ids(asked, query, group=group)) == min(10, len(own))
+        assert asked.count(SPEC, Scope()) == len(model)
+    for store in two:
+        store.close()
+
+
+def test_a_reader_of_an_older_moment_sees_that_moment(store: EmbeddedStore, place: Path) -> None:
+    other = EmbeddedStore(place)
+    with other.database.read() as tx:
+        tx.execute(
+            "SELECT count(*) FROM store_generations"
+        ).fetchone()  # the snapshot of SQLite begins with the first read
+        store.delete(SPEC, [point_id("5")])
+        written(store, range(600, 700))
+        store.repair(SPEC)
+
+        def newer_in_another_thread() -> None:
+            assert other.count(SPEC, Scope()) == 699
+
+        thread = threading.Thread(target=newer_in_another_thread)
+        thread.start()
+        thread.join()
+        assert other.count(SPEC, Scope()) == 600
+        assert ids(other, vector_of(5), exact=True)[0] == point_id("5")
+    assert ids(other, vector_of(5), exact=True)[0] != point_id("5")
+    other.close()
+
+
+# Damage.
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _newer(path: Path) -> None:
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "sequence": manifest["sequence"] + 5}))
+
+
+def _other_format(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+
+
+DAMAGE: list[tuple[str, str, Callable[[Path], None]]] = [
+    *(
+        (name, how.__name__, how)
+        for name in ("vectors.f32", "rows.i64", "ids.u8", "codes.faiss", "graph.faiss", "manifest.json")
+        for how in (_flip, _cut, Path.unlink)
+    ),
+    ("manifest.json", "newer", _newer),
+    ("manifest.json", "other format", _other_format),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [(name, how) for name, _, how in DAMAGE], ids=[f"{n}-{h}" for n, h, _ in DAMAGE]
+)
+def test_a_damaged_snapshot_is_done_without_and_built_anew(
+    store: EmbeddedStore, place: Path, name: str, how: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    truth = ids(store, vector_of(3), exact=True)
+    store.close()
+    how(snapshot_of(place) / name)
+    again = EmbeddedStore(place)
+    assert again.stats(SPEC)["snapshot_rows"] is None
+    for _ in range(3):
+        assert ids(again, vector_of(3)) == truth  # exactly, from the rows
+    assert len([one for one in caplog.messages if "cannot be used" in one]) == 1
+    again.build(SPEC)  # as the next sync does
+    again._vectors.wait()
+    assert plan(again).startswith("graph of 600 rows") and again.stats(SPEC)["snapshot_rows"] == 600
+    assert_recall(again)
+    again.close()
+
+
+def test_a_snapshot_whose_folder_is_gone(store: EmbeddedStore, place: Path) -> None:
+    truth = ids(store, vector_of(3), exact=True)
+    store.close()
+    shutil.rmtree(place / "vectors")
+    again = EmbeddedStore(place)
+    assert ids(again, vector_of(3)) == truth
+    again.build(SPEC)
+    again.close()
+    assert snapshot_of(place)
+
+
+def test_a_copied_index_is_read_whole_and_trusted(store: EmbeddedStore, place: Path, tmp_path: Path) -> None:
+    store.close()
+    shutil.copytree(place, tmp_path / "copy", copy_function=shutil.copyfile)  # with other times
+    again = EmbeddedStore(tmp_path / "copy")
+    assert plan(again).startswith("graph")
+    again.close()
+
+
+# Size and shape.
+
+
+def test_deleting_most_and_shrinking_below_the_threshold(store: EmbeddedStore, place: Path) -> None:
+    store.delete(SPEC, [point_id(str(number)) for number in range(540)])
+    assert len(ids(store, vector_of(1))) == 10 and len(ids(store, vector_of(1), limit=100)) == 60
+    store.build(SPEC)
+    store._vectors.wait()
+    assert plan(store).startswith("exact over 60 rows")
+    with store.database.read() as tx:
+        assert tx.execute("SELECT count(*) FROM store_snapshots").fetchone() == (0,)
+    written(store, range(1_000, 1_200))
+    store.build(SPEC)
+    store._vectors.wait()
+    assert plan(store).startswith("graph of 260 rows")
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        np.ones((300, DIMENSIONS), np.float32),
+        np.repeat(np.stack([vector_of(number) for number in range(150)]), 2, axis=0),
+        np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32),
+        np.random.default_rng(0).normal(size=(130, 4_096)).astype(np.float32),
+    ],
+    ids=["all the same", "each twice", "two dimensions", "4,096 dimensions"],
+)
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_vectors_of_every_kind(place: Path, vectors: Vector, metric: Metric) -> None:
+    spec = GenerationSpec("sl_kind_1", vectors.shape[1], metric, INDEX, FIELDS)
+    with_it = EmbeddedStore(place)
+    with_it.create(spec)
+    with_it.upsert(spec, [point(number, vector=one) for number, one in enumerate(vectors)])
+    with_it.repair(spec)
+    for scope in (Scope(), Scope(filter=prepare(F("group") == 2, FIELDS))):
+        found = with_it.search(spec, vectors[5], limit=10, scope=scope, params=SearchParams())
+        truth = with_it.search(spec, vectors[5], limit=10, scope=scope, params=TRUTH)
+        assert len(found.items) == 10
+        # By distance, since ties are anybody's.
+        bound = truth.items[-1].value + 1e-5
+        assert sum(item.value <= bound for item in found.items) >= 8
+    with_it.close()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_hardly_any_rows(place: Path, count: int) -> None:
+    store = EmbeddedStore(place)
+    store.create(SPEC)
+    written(store, range(count))
+    store.build(SPEC)
+    store.repair(SPEC)
+    assert len(ids(store, vector_of(0))) == count
+    store.close()
+
+
+# Building.
+
+
+def test_a_snapshot_is_built_when_it_is_due_and_not_before(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_compaction, "_NEWER", 50)
+    store = EmbeddedStore(place)
+    store.create(SPEC)
+    due = _compaction.Compaction(store.database, SPEC, place / "vectors")
+    written(store, range(99))
+    assert not due.is_due()
+    written(store, range(99, 100))
+    assert due.is_due()
+    store.build(SPEC)
+    store._vectors.wait()
+    assert not due.is_due() and plan(store).startswith("graph of 100")
+    written(store, range(100, 150))
+    assert not due.is_due() and "50 newer" in plan(store)
+    written(store, range(150, 151))
+    assert due.is_due()
+    store.close()
+
+
+def test_two_do_not_build_at_once(store: EmbeddedStore, place: Path) -> None:
+    compaction = _compaction.Compaction(store.database, SPEC, place / "vectors")
+    with _compaction._alone(place / "vectors" / f"{SPEC.name}.lock") as is_alone:
+        assert is_alone and not compaction.run()
+    assert compaction.run()
+
+
+def test_a_full_disk_while_building(
+    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(store, range(600, 601))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_compaction, "seal", full)
+    before = snapshot_of(place)
+    monkeypatch.setattr(_compaction, "_NEWER", 0)
+    monkeypatch.setattr(_compaction, "_NEWER_SHARE", 0.0)
+    store.build(SPEC)
+    store._vectors.wait()
+    assert any("could not be built" in one for one in caplog.messages)
+    assert snapshot_of(place) == before
+    assert_recall(store)
+
+
+_CHILD = """
+import sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+from test_embedded_vectors import SPEC, EmbeddedStore
+store = EmbeddedStore(Path({place!r}))
+print("ready", flush=True)
+while True:
+    store.repair(SPEC)
+"""
+KILLS = int(os.environ.get("SHELFLIST_KILLS", "6"))
+
+
+def test_killed_while_building(store: EmbeddedStore, place: Path) -> None:
+    """At random moments: what was there goes on answering, and the next one clears up."""
+    truth = ids(store, vector_of(3), exact=True)
+    store.close()
+    random_ = random.Random(1)
+    program = _CHILD.format(here=str(Path(__file__).parent), place=str(place))
+    for _ in range(KILLS):
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+            time.sleep(random_.uniform(0, 0.6))
+            child.send_signal(signal.SIGKILL)
+        again = EmbeddedStore(place)
+        assert ids(again, vector_of(3), exact=True) == truth
+        assert plan(again).startswith("graph of 600 rows")
+        again.close()
+    again = EmbeddedStore(place)
+    assert again.repair(SPEC)[-1] == "vector index rebuilt"
+    assert_recall(again)
+    # The one before is kept for those who are reading by it.
+    assert len([path for path in (place / "vectors").iterdir() if path.is_dir()]) <= 2
+    again.close()
+
+
+def test_a_search_while_the_snapshot_is_swapped(store: EmbeddedStore, place: Path) -> None:
+    other = EmbeddedStore(place)
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def search() -> None:
+        while not done.is_set():
+            found = ids(other, vector_of(3), limit=5)
+            if len(found) != 5 or found[0] != point_id("3"):
+                wrong.append(str(found))
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(700, 706):
+        written(store, range(number, number + 1))
+        store.repair(SPEC)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    other.close()
+
+
+def test_an_index_made_before_there_were_snapshots(store: EmbeddedStore, place: Path) -> None:
+    with store.database.write() as tx:
+        tx.execute("DROP TABLE store_snapshots")
+        tx.execute(f"DROP TABLE {SPEC.name}_removed")
+    store.close()
+    old, other = EmbeddedStore(place), EmbeddedStore(place)
+    assert plan(other).startswith("exact over 600 rows")
+    old.delete(SPEC, [point_id("3")])
+    assert other.count(SPEC, Scope()) == 599 and point_id("3") not in ids(other, vector_of(3))
+    old.repair(SPEC)
+    assert plan(other).startswith("graph of 599 rows")
+    old.close()
+    other.close()
+
+
+def test_a_drop_takes_the_snapshots_with_it(store: EmbeddedStore, place: Path) -> None:
+    store.drop(SPEC.name)
+    assert list((place / "vectors").iterdir()) == []
+
+
+def test_planner_reads_its_thresholds(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = GenerationSpec(SPEC.name, DIMENSIONS, fields=FIELDS)
+    scope = Scope(filter=prepare(F("group") == 1, FIELDS))
+    assert store.search(auto, vector_of(1), limit=10, scope=scope, params=SearchParams()).exact
+    monkeypatch.setattr(planner, "FEW_MATCHES", 0)
+    assert not store.search(auto, vector_of(1), limit=10, scope=scope, params=SearchParams()).exact
