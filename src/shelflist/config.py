@@ -80,6 +80,11 @@ class StoreUrl:
         secret = urlsplit(f"//{self.netloc}").password
         return unquote(secret) if secret is not None else None
 
+    @property
+    def bare(self) -> str:
+        """For messages about options: the URL without them. Nobody can tell whether a mistyped one's value is a secret."""
+        return str(self).partition("?")[0]
+
     def __str__(self) -> str:
         return redact(self.raw)
 

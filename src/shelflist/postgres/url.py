@@ -50,9 +50,7 @@ def _libpq(place: StoreUrl) -> dict[str, Any]:
         if name not in known and _WORD.fullmatch(name):
             near = difflib.get_close_matches(name, known, n=1)
             guess = f"Did you mean {near[0]!r}?" if near else f"Known are those of libpq, {' and '.join(_OWN)}."
-            # Not the whole URL: nobody can tell whether the value is a secret.
-            where = str(place).partition("?")[0]
-            raise ConfigError(f"{where} has an option {name!r} that is not known. {guess}")
+            raise ConfigError(f"{place.bare} has an option {name!r} that is not known. {guess}")
     rest = place.raw.partition(":")[2]
     start, mark, query = rest.partition("?")
     kept = "&".join(pair for pair in re.split("&", query) if pair.partition("=")[0] not in _OWN)

@@ -34,16 +34,33 @@ class Server:
     timeout: float
     options: Mapping[str, str]
 
+    def hidden(self, text: str) -> str:
+        """The text without the API key, as it is or as Python writes it in quotes."""
+        for secret in (self.api_key, repr(self.api_key)[1:-1]) if self.api_key else ():
+            text = text.replace(secret, "***")
+        return text
 
-def server(place: StoreUrl, *, port: int, tls_port: int | None = None, options: frozenset[str] = frozenset()) -> Server:
+
+def server(
+    place: StoreUrl,
+    *,
+    port: int,
+    tls_port: int | None = None,
+    options: frozenset[str] = frozenset(),
+    users: bool = False,
+) -> Server:
     """The server that a URL names: `scheme://host:port?tls=1&timeout=10`, or ConfigError for an option it does not have.
 
-    The API key is `api_key=` of the URL, its password, or SHELFLIST_API_KEY. `options`: what the store knows besides.
+    The API key is `api_key=` of the URL, its password, SHELFLIST_QDRANT_API_KEY (or as the scheme is called), or
+    SHELFLIST_API_KEY. `options`: what the store knows besides. `users`: whether it has users, whose passwords it sends
+    encoded.
     """
     known = {"tls", "timeout", "api_key", *options}
     unknown = sorted(set(place.query) - known)
     if unknown:
-        raise ConfigError(f"{place} has an option {unknown[0]!r} that is not known. Known: {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"{place.bare} has an option {unknown[0]!r} that is not known. Known: {', '.join(sorted(known))}"
+        )
     if not place.host:
         raise ConfigError(f"{place} names no host. Write for example: {place.scheme}://127.0.0.1:{port}")
     tls = flag(place, "tls")
@@ -53,10 +70,25 @@ def server(place: StoreUrl, *, port: int, tls_port: int | None = None, options: 
         host=place.host,
         port=number,
         tls=tls,
-        api_key=place.query.get("api_key") or place.password or os.environ.get("SHELFLIST_API_KEY") or None,
+        api_key=_api_key(place, encoded=users and bool(place.username)),
         timeout=positive(place, "timeout", DEFAULT_TIMEOUT),
         options=place.query,
     )
+
+
+def _api_key(place: StoreUrl, *, encoded: bool) -> str | None:
+    """The secret to log in with. A bare one goes into a header, so one that no header can carry is a ConfigError."""
+    variables = (f"SHELFLIST_{place.scheme.upper()}_API_KEY", "SHELFLIST_API_KEY")
+    found = place.query.get("api_key") or place.password or next(filter(None, map(os.environ.get, variables)), "")
+    if encoded:
+        return found or None
+    key = found.strip()  # a file or a shell easily adds the end of a line
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"The API key for {place.bare} holds a character that no header can carry: use printable ASCII. It is "
+            f"read from api_key= of the URL, its password, {' or '.join(variables)}."
+        )
+    return key or None
 
 
 def flag(place: StoreUrl, name: str) -> bool:

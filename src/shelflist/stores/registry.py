@@ -27,7 +27,7 @@ STORES = {
 def require_scheme(place: StoreUrl) -> None:
     if place.scheme not in STORES:
         known = ", ".join(f"{scheme}:" for scheme in STORES)
-        raise UnknownStore(f"No store answers to {place.scheme!r}: in {place}. There is: {known}")
+        raise UnknownStore(f"No store answers to {place.scheme!r}: in {place.bare}. There is: {known}")
 
 
 def open_store(place: StoreUrl, busy_timeout: float = 30.0) -> Store:

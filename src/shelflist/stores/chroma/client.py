@@ -146,8 +146,6 @@ def _headers(server: Server, user: str | None) -> dict[str, str]:
         return {}
     if user:
         return {"Authorization": f"Basic {base64.b64encode(f'{user}:{key}'.encode()).decode()}"}
-    if not key.isascii() or not key.isprintable():
-        raise ConfigError(f"The API key for {server.address} holds a character that no HTTP header can carry.")
     return {"x-chroma-token": key, "Authorization": f"Bearer {key}"}
 
 
@@ -325,7 +323,8 @@ def _refused(status: int, error: Exception, address: str) -> StoreError:
 
 def _denied(address: str) -> StoreDenied:
     return StoreDenied(
-        f"Chroma at {address} refuses the API key, or wants one. Give it by SHELFLIST_API_KEY, or as ?api_key= in the URL."
+        f"Chroma at {address} refuses the API key, or wants one. Give it by SHELFLIST_CHROMA_API_KEY or "
+        "SHELFLIST_API_KEY, or as ?api_key= in the URL."
     )
 
 

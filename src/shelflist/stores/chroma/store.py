@@ -102,10 +102,10 @@ class ChromaStore:
                     f"{place} names no place. Write for example: chroma://127.0.0.1:{_PORT} or chroma:./index"
                 )
             if place.query:
-                raise ConfigError(f"{place} has options. A Chroma in a directory takes none.")
+                raise ConfigError(f"{place.bare} has options. A Chroma in a directory takes none.")
             path, address = Path(place.path), f"chroma:{place.path}"
             return cls(address, lambda: chroma_client.in_directory(path, address, busy_timeout), path)
-        where = server(place, port=_PORT, options=frozenset({"tenant", "database"}))
+        where = server(place, port=_PORT, options=frozenset({"tenant", "database"}), users=True)
         if place.path:
             raise ConfigError(f"{place} has a path. Name Chroma's database by ?database={place.path}")
         return cls(where.address, lambda: chroma_client.on_server(where, place.username))

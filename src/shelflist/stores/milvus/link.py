@@ -89,7 +89,7 @@ class Link:
             self.address = f"milvus:{place.path}"
             self.timeout = _connect.positive(place, "timeout", _connect.DEFAULT_TIMEOUT)
         else:
-            server = _connect.server(place, port=PORT, options=frozenset({"db", "ca"}))
+            server = _connect.server(place, port=PORT, options=frozenset({"db", "ca"}), users=True)
             self.address, self.timeout, self._tls = server.address, server.timeout, server.tls
             self._host, self._port = server.host, server.port
             key = server.api_key or ""
@@ -246,7 +246,7 @@ class Link:
 def _check_file_options(place: StoreUrl) -> None:
     unknown = sorted(set(place.query) - {"timeout"})
     if unknown:
-        raise ConfigError(f"{place} has an option {unknown[0]!r} that a file does not take. Known: timeout")
+        raise ConfigError(f"{place.bare} has an option {unknown[0]!r} that a file does not take. Known: timeout")
 
 
 def _open_lite(path: str, address: str) -> str:

@@ -196,14 +196,15 @@ class Connection:
         return self._of_status(500, text)
 
     def _of_status(self, status: int, text: str) -> StoreError:
+        text = self.server.hidden(text)
         at = f"Qdrant at {self.server.address}"
         if status == 507 or (status >= 500 and _says(text, _FULL)):
             return StoreFull(f"{at} has no space left: {text}. Free some, then run the same command again.")
         match status:
             case 401 | 403 if _STRICT not in text:
                 return StoreDenied(
-                    f"{at} refuses the API key ({text}). Give it as api_key= of the URL or in SHELFLIST_API_KEY; it "
-                    "must allow reading and writing."
+                    f"{at} refuses the API key ({text}). Give it as api_key= of the URL or in "
+                    "SHELFLIST_QDRANT_API_KEY or SHELFLIST_API_KEY; it must allow reading and writing."
                 )
             case 404:
                 return self._missing(text)
@@ -228,7 +229,7 @@ class Connection:
         )
 
     def _unreachable(self, reason: str) -> StoreError:
-        at = f"Qdrant at {self.server.address}"
+        reason, at = self.server.hidden(reason), f"Qdrant at {self.server.address}"
         if _says(reason, _TLS):
             other = "leave tls=1 out" if self.server.tls else "add tls=1 to the URL"
             return StoreError(
@@ -240,7 +241,7 @@ class Connection:
 
     def _missing(self, text: str) -> NoSuchCollection:
         return NoSuchCollection(
-            f"Qdrant at {self.server.address}: {text}. Somebody deleted it, or the URL names another server. "
+            f"Qdrant at {self.server.address}: {self.server.hidden(text)}. Somebody deleted it, or the URL names another server. "
             "To restore it from the ledger, run: shelflist repair"
         )
 
@@ -251,7 +252,7 @@ class Connection:
         )
 
     def _failed(self, text: str) -> StoreError:
-        return StoreError(f"Qdrant at {self.server.address} refused or failed: {text}")
+        return StoreError(f"Qdrant at {self.server.address} refused or failed: {self.server.hidden(text)}")
 
 
 def check_options(place: StoreUrl, names: Iterable[str]) -> None:

@@ -231,7 +231,7 @@ class Session:
         if status in ("UNAUTHENTICATED", "PERMISSION_DENIED") or "unauthorized" in text or "forbidden" in text:
             return StoreDenied(
                 f"{where} refuses the API key ({said}). Give the right one as api_key= of the URL, or as "
-                "SHELFLIST_API_KEY."
+                "SHELFLIST_WEAVIATE_API_KEY or SHELFLIST_API_KEY."
             )
         if _TLS.search(text):
             other = "Leave out tls=1" if self.server.tls else "Add tls=1 to the URL"
@@ -254,9 +254,7 @@ class Session:
         return StoreError(f"{where} refuses: {said}")
 
     def _without_secret(self, text: str) -> str:
-        key = self.server.api_key
-        said = " ".join(text.split())
-        said = said.replace(key, "***") if key else said
+        said = " ".join(self.server.hidden(text).split())
         return said if len(said) <= 300 else said[:297] + "..."
 
 
