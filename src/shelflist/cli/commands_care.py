@@ -50,6 +50,8 @@ def _print(found: dict[str, Any]) -> None:
         if isinstance(ids, list) and ids:
             more = ", …" if len(ids) > _SHOWN else ""
             say(f"{counted(len(ids), 'chunk')} {meaning}: {', '.join(map(str, ids[:_SHOWN]))}{more}", fg="red")
+    if found.get("doubled"):
+        say(f"{counted(found['doubled'], 'chunk')} in the store twice.", fg="red")
     documents = found.get("missing_documents")
     if isinstance(documents, list) and documents:
         say(f"They belong to: {', '.join(map(str, documents[:_SHOWN]))}{', …' if len(documents) > _SHOWN else ''}")

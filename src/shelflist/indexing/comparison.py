@@ -123,6 +123,8 @@ def _check_store(maintenance: Maintenance, sample: int, found: Comparison) -> No
             found.differences.append(
                 f"{len(seen[key])} {meaning} (shelflist verify, repair): {', '.join(seen[key][:3])}"
             )
+    if seen["doubled"]:
+        found.differences.append(f"{seen['doubled']} chunks are in the store twice (shelflist repair).")
     if not seen["keywords_ok"]:
         found.differences.append("The keyword index of the copy does not hold the same chunks (shelflist repair).")
     if seen["unfinished"]:

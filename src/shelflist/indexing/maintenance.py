@@ -46,6 +46,7 @@ class Maintenance:
             else:
                 pending.add(point_id)
         self._store.flush(self._spec)  # a delete that does not show yet is no ghost
+        rows = self._rows()
         stored = {point_id: status for point_id, status in self._store.scan(self._spec)}
         hidden = [point for point in wanted if point in live and stored.get(point) == "stale"]
         missing = [point for point in wanted if point not in stored]
@@ -58,15 +59,18 @@ class Maintenance:
         else:  # it may hold what a crash left over, which no search shows; it must not lack anything
             keyword_rows = self._keywords.rows()
             keywords_ok = keyword_rows >= len(wanted)
+        # The smaller of two counts, before the scan and after it, as others may write meanwhile.
+        doubled = max(0, min(rows, self._rows()) - len(stored))
         unfinished = self._ledger.revisions.open_count(generation)
         return {
-            "ok": not missing and not ghosts and not hidden and not different and keywords_ok,
+            "ok": not (missing or ghosts or hidden or different or doubled) and keywords_ok,
             "ledger": len(wanted),
             "store": len(stored),
             "hidden": [point.hex() for point in hidden],
             "missing": [point.hex() for point in missing],
             "missing_documents": sorted({wanted[point] for point in missing}),
             "ghosts": [point.hex() for point in ghosts],
+            "doubled": doubled,
             "condemned": sum(1 for point in condemned if point in stored),
             "unfinished": unfinished,
             "vectors_checked": min(sample, len(wanted) - len(missing)),
@@ -123,6 +127,9 @@ class Maintenance:
             return self._store.repair(self._spec)
         self._keywords.rebuild()
         return [f"keyword index rebuilt from {self._keywords.rows()} chunks"]
+
+    def _rows(self) -> int:
+        return int(self._store.stats(self._spec).get("rows", 0))
 
     def _keywords_ok(self) -> bool:
         stats = self._store.stats(self._spec)

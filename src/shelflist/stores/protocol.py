@@ -135,7 +135,7 @@ class Store(Protocol):
         ...
 
     def stats(self, spec: GenerationSpec) -> Mapping[str, Any]:
-        """Numbers for `status`: at least `points`."""
+        """Numbers for `status`: at least `points`; `rows` as well, where one id may have several, for `verify`."""
         ...
 
     def read_marker(self, collection: str) -> str | None:

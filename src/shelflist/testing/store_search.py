@@ -125,8 +125,13 @@ class SearchTests(StoreBase):
     @pytest.mark.parametrize("quantization", ["half", "scalar", "binary"])
     def test_quantization(self, store: Store, generation: NewGeneration, quantization: Quantization) -> None:
         """Claimed: rescored by whole vectors, so most true neighbours come. Not claimed: refused by create."""
-        kind = Hnsw if "hnsw" in store.capabilities.index_kinds else Flat
-        index = kind(quantization=quantization)
+        claims = store.capabilities
+        indexes = (Hnsw(quantization=quantization), Ivf(quantization=quantization), Flat(quantization=quantization))
+        for index in indexes:
+            if index.kind in claims.unquantized:
+                with pytest.raises(UnsupportedIndex):
+                    store.create(self.new_spec(store, index=index, dimensions=128))
+        index = next((one for one in indexes if one.kind in claims.index_kinds - claims.unquantized), indexes[-1])
         if quantization not in store.capabilities.quantization:
             with pytest.raises(UnsupportedIndex):
                 store.create(self.new_spec(store, index=index, dimensions=128))

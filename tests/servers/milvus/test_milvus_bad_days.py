@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from engines import free_port, missing
 from milvus_engine import MilvusServer, open_milvus, require_lite, running
 
 import shelflist
-from shelflist import Chunk
+from shelflist import Chunk, Document
 from shelflist.core.errors import (
     ConfigError,
     ShelflistError,
@@ -32,11 +34,12 @@ from shelflist.core.errors import (
     StoreTimeout,
     StoreUnavailable,
     Transient,
+    UnsupportedIndex,
 )
 from shelflist.core.fields import Fields
 from shelflist.core.filters import prepare
 from shelflist.core.filters.nodes import Comparison, Operator
-from shelflist.core.types import Candidates, Hnsw, Ivf, SearchParams
+from shelflist.core.types import Candidates, Flat, Hnsw, Ivf, SearchParams
 from shelflist.stores import _connect
 from shelflist.stores.milvus.store import MilvusStore
 from shelflist.stores.protocol import GenerationSpec, Scope
@@ -210,6 +213,39 @@ def test_one_bad_item_does_not_take_the_others_along(store: MilvusStore, spec: G
     assert store.count(spec, Scope()) == 2
 
 
+def test_values_of_another_type_fail_alone_and_at_once(store: MilvusStore, spec: GenerationSpec) -> None:
+    """What the client refuses before it sends is no reason to try again, nor to refuse the rest."""
+    points = make_points("p", 20, seed=1)
+    wrong = {
+        2: {"metadata": {"year": "1999"}},
+        5: {"metadata": {"year": 2**70}},
+        7: {"metadata": {"tags": 5}},
+        11: {"document_id": "\ud800"},
+        13: {"metadata": {"title": "\ud800"}},
+    }
+    for number, changes in wrong.items():
+        points[number] = replace(points[number], **changes)
+    begun = time.monotonic()
+    result = store.upsert(spec, points)
+    assert set(result.failed) == {points[number].point_id for number in wrong}
+    assert len(result.stored) == 15 and time.monotonic() - begun < 5
+    store.flush(spec)
+    assert store.count(spec, Scope()) == 15
+
+
+def test_what_the_client_refuses_is_not_passing(server: MilvusServer) -> None:
+    """It has the code of a server that is not ready."""
+    from pymilvus.exceptions import DataNotMatchException, MilvusException, ParamError
+
+    with opened(server.url) as store:
+        for refused in (ParamError(message="not a list"), DataNotMatchException(message="not ready-made")):
+            assert refused.code == 1 and not isinstance(store._link.error("insert", refused), Transient)
+        assert not isinstance(store._link.error("insert", MilvusException(code=1, message="bad schema")), Transient)
+        assert isinstance(
+            store._link.error("insert", MilvusException(code=1, message="service not ready")), StoreUnavailable
+        )
+
+
 def test_an_item_that_the_server_refuses(
     store: MilvusStore, spec: GenerationSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +363,90 @@ def test_points_that_two_processes_wrote_at_once(store: MilvusStore, spec: Gener
     assert any("twice" in line for line in store.repair(spec))
     store.flush(spec)
     assert store.count(spec, Scope()) == 20 and ask(store, spec, 50).exhausted
+
+
+def test_verify_sees_what_is_there_twice_and_repair_mends_it(server: MilvusServer, tmp_path: Path) -> None:
+    docs = shelflist.open(
+        server.url, "twice", embedder=None, fingerprint="f", dimensions=16, ledger=f"sqlite:{tmp_path / 'ledger.db'}"
+    )
+    try:
+        for number, vector in enumerate(random_vectors(20, seed=4)):
+            docs.sync(f"{number}.md", [Chunk(f"text {number}", embedding=vector)])
+        assert docs.verify()["ok"] and docs.verify()["doubled"] == 0
+        store, name = docs._parts.store, docs._parts.spec.name
+        assert isinstance(store, MilvusStore)
+        rows = client_of(store).query(name, filter='id != ""', output_fields=["*", "vector"], limit=5)
+        client_of(store).insert(name, [dict(row) for row in rows])
+        found = docs.verify()
+        assert not found["ok"] and found["doubled"] == 5 and not found["missing"] and not found["ghosts"]
+        assert any("5 points" in line and "twice" in line for line in docs.repair()["actions"])
+        found = docs.verify()
+        assert found["ok"] and found["doubled"] == 0 and docs.count() == 20
+        assert not any("twice" in line for line in docs.repair()["actions"])
+    finally:
+        docs.close()
+
+
+def test_the_indexes_are_as_asked_for(store: MilvusStore) -> None:
+    fields = Fields({"title": str, "year": int, "weight": float, "draft": bool, "at": "datetime", "tags": "list[str]"})
+
+    def made(index: Hnsw | Ivf | Flat) -> dict[str, Mapping[str, Any]]:
+        spec = GenerationSpec("sl_indexes_1", 16, metric="l2", index=index, fields=fields)
+        store.create(spec)
+        client = client_of(store)
+        try:
+            return {
+                found["field_name"]: found
+                for name in client.list_indexes(spec.name)
+                for found in [client.describe_index(spec.name, name)]
+            }
+        finally:
+            store.drop(spec.name)
+
+    indexes = made(Hnsw(m=11, ef_construction=77))
+    vector = indexes.pop("vector")
+    assert (vector["index_type"], vector["metric_type"]) == ("HNSW", "L2")
+    assert (int(vector["M"]), int(vector["efConstruction"])) == (11, 77)
+    assert {name: found["index_type"] for name, found in indexes.items()} == {
+        "document_id": "Trie",
+        "index_status": "Trie",
+        "tenant_id": "Trie",
+        "f_title": "Trie",
+        "f_year": "STL_SORT",
+        "f_weight": "STL_SORT",
+        "f_draft": "STL_SORT",
+        "f_at": "STL_SORT",
+    }
+    vector = made(Ivf(nlist=33))["vector"]
+    assert (vector["index_type"], int(vector["nlist"])) == ("IVF_FLAT", 33)
+    vector = made(Ivf(nlist=33, quantization="scalar"))["vector"]
+    assert (vector["index_type"], int(vector["nlist"])) == ("IVF_SQ8", 33)
+    assert made(Flat())["vector"]["index_type"] == "FLAT"
+
+
+def test_few_matches_are_compared_exactly(store: MilvusStore) -> None:
+    spec = GenerationSpec("sl_few_1", 16, index=Hnsw(full_scan_threshold=100), fields=FIELDS)
+    store.create(spec)
+    points = [
+        make_point(f"p{i}", row, metadata={"year": i}, fields=FIELDS)
+        for i, row in enumerate(random_vectors(300, seed=1))
+    ]
+    assert not store.upsert(spec, points).failed
+    store.flush(spec)
+    for below, exact in ((100, True), (101, False)):
+        scope = Scope(filter=prepare(Comparison("year", Operator.LT, below), FIELDS))
+        found = store.search(spec, QUERY, limit=10, scope=scope, params=SearchParams())
+        assert found.exact is exact and len(found.items) == 10, found.plan
+    assert not ask(store, spec).exact
+    store.drop(spec.name)
+
+
+def test_an_effort_beyond_the_server_s_is_refused(store: MilvusStore, spec: GenerationSpec) -> None:
+    with pytest.raises(UnsupportedIndex, match="32,768"):
+        store.search(spec, QUERY, limit=3, scope=Scope(), params=SearchParams(ef_search=32_769))
+    with pytest.raises(UnsupportedIndex, match="32,768"):
+        store.create(GenerationSpec("sl_effort_1", 16, index=Hnsw(ef_search=40_000)))
+    assert not client_of(store).has_collection("sl_effort_1")
 
 
 def test_more_fields_than_milvus_has(store: MilvusStore) -> None:
@@ -537,9 +657,8 @@ def test_the_index_answers_when_build_returns(store: MilvusStore) -> None:
     store.drop(spec.name)
 
 
-def test_quantized_vectors_are_put_in_order_by_whole_ones(store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server of the tests quantizes in IVF only, which is not claimed of it; the way of asking is the same."""
-    monkeypatch.setattr(store, "_claims", replace(store.capabilities, quantization=frozenset({"scalar"})))
+def test_quantized_vectors_are_put_in_order_by_whole_ones(store: MilvusStore) -> None:
+    """The server of the tests quantizes in IVF only; the way of asking is the same."""
     spec = GenerationSpec("sl_scalar_1", 8, metric="l2", index=Ivf(nlist=1, nprobe=1, quantization="scalar"))
     store.create(spec)
     vectors = random_vectors(6_000, seed=7, dimensions=8)
@@ -630,16 +749,119 @@ def test_killed_in_the_middle_of_a_load(tmp_path: Path, no_patience: None) -> No
         assert len(ask(store, spec, 4_000).items) == 3_600
 
 
+@contextmanager
+def killed_at_the_insert(store: MilvusStore, server: MilvusServer, number: int) -> Iterator[list[str]]:
+    """Kills the server, from another thread, while this insert is in flight. What is yielded tells that it was."""
+    client = client_of(store)
+    insert, begun, calls, told = client.insert, Event(), count(1), list[str]()
+
+    def watched(*words: Any, **options: Any) -> Any:
+        if next(calls) != number:
+            return insert(*words, **options)
+        os.kill(server.pid, signal.SIGSTOP)  # so that it cannot have answered
+        begun.set()
+        try:
+            return insert(*words, **options)
+        except BaseException:
+            told.append("in flight")
+            raise
+
+    def kill() -> None:
+        if begun.wait(60):
+            time.sleep(0.3)
+            server.stop(signal.SIGKILL)
+
+    killer = Thread(target=kill)
+    killer.start()
+    client.insert = watched
+    try:
+        yield told
+    finally:
+        client.insert = insert
+        begun.set()
+        killer.join()
+
+
+def test_killed_while_a_request_is_in_flight(tmp_path: Path, no_patience: None) -> None:
+    """The sync that it stops says so; the same sync after the restart finishes, and nothing is lost or there twice."""
+    ledger = f"sqlite:{tmp_path / 'ledger.db'}"
+    vectors = random_vectors(400, seed=5)
+    documents = [
+        Document(f"{i}.md", chunks=[Chunk(f"text {n}", embedding=vectors[n]) for n in range(i * 10, i * 10 + 10)])
+        for i in range(40)
+    ]
+    given: dict[str, Any] = {"embedder": None, "fingerprint": "f", "dimensions": 16, "ledger": ledger}
+    with running(tmp_path) as server:
+        docs = shelflist.open(f"{server.url}?timeout=5", "cut", **given)
+        try:
+            docs.sync_all(documents[:10])
+            store = docs._parts.store
+            assert isinstance(store, MilvusStore)
+            with killed_at_the_insert(store, server, 1) as told:
+                with pytest.raises(StoreError) as caught:
+                    docs.sync_all(documents)
+                assert isinstance(caught.value, Transient) and server.url in str(caught.value)
+            assert told == ["in flight"]
+            server.start()
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    docs.sync_all(documents)
+                    break
+                except (StoreUnavailable, StoreTimeout):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.5)
+            found = docs.verify(sample=400)
+            assert found["ok"] and found["store"] == 400 and docs.count() == 400
+            assert docs.search(vectors[399], limit=1, mode="dense")[0].content == "text 399"
+        finally:
+            docs.close()
+
+
+def set_quota(server: MilvusServer, *, deny: bool) -> None:
+    """As an operator does who sees the disk run full, and has made room. The server reads its settings again by itself."""
+    settings = server.log.parent / "data" / "configs" / "milvus.yaml"
+    old, new = ("forceDeny: false", "forceDeny: true") if deny else ("forceDeny: true", "forceDeny: false")
+    text = settings.read_text()
+    assert old in text
+    settings.write_text(text.replace(old, new, 1))
+
+
 def test_no_space_is_left(tmp_path: Path) -> None:
-    """As an operator's quota says it, which comes before the disk is full."""
-    with running(tmp_path, template=[("forceDeny: false", "forceDeny: true")]) as server, opened(server.url) as store:
-        spec = GenerationSpec("sl_full_1", 16)
-        store.create(spec)
-        with pytest.raises(StoreFull, match=server.url):
-            for _ in range(100):  # the limit is applied every three seconds
-                store.upsert(spec, make_points("p", 10, seed=1))
-                store.delete(spec, [point_id(f"p{i}") for i in range(10)])
-                time.sleep(0.1)
+    """As an operator's quota says it, which comes before the disk is full. With room again, the load is finished."""
+    vectors = random_vectors(300, seed=6)
+
+    def documents(number: int) -> list[Document]:
+        return [
+            Document(f"{i}.md", chunks=[Chunk(f"text {n}", embedding=vectors[n]) for n in (2 * i, 2 * i + 1)])
+            for i in range(number)
+        ]
+
+    given: dict[str, Any] = {"embedder": None, "fingerprint": "f", "dimensions": 16}
+    with running(tmp_path) as server:
+        docs = shelflist.open(server.url, "full", ledger=f"sqlite:{tmp_path / 'ledger.db'}", **given)
+        try:
+            docs.sync_all(documents(20))
+            set_quota(server, deny=True)
+            loaded = 20
+            with pytest.raises(StoreFull, match=server.url):
+                for loaded in range(21, 150):  # the server looks at its settings every few seconds
+                    docs.sync_all(documents(loaded))
+                    time.sleep(0.2)
+            assert 20 <= loaded - 1 <= docs.count() // 2
+            set_quota(server, deny=False)
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    docs.sync_all(documents(150))
+                    break
+                except StoreFull:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.5)
+            found = docs.verify(sample=300)
+            assert found["ok"] and found["store"] == 300 and docs.count() == 300
+        finally:
+            docs.close()
 
 
 def test_lite_in_another_process(tmp_path: Path) -> None:
@@ -677,4 +899,8 @@ def test_what_a_version_cannot_do(server: MilvusServer, tmp_path: Path) -> None:
         assert MilvusStore.capabilities.keyword == "bm25"
         assert (old.capabilities.keyword, old.capabilities.hybrid) == (None, False)
         assert (new.capabilities.keyword, new.capabilities.hybrid) == ("bm25", True)
-        assert not old.capabilities.quantization and new.capabilities.quantization == {"scalar"}
+        assert old.capabilities.quantization == new.capabilities.quantization == {"scalar"}
+        assert (old.capabilities.unquantized, new.capabilities.unquantized) == ({"flat", "hnsw"}, {"flat"})
+        for index in (Hnsw(quantization="scalar"), Flat(quantization="scalar")):
+            with pytest.raises(UnsupportedIndex, match=index.kind):
+                old.create(GenerationSpec("sl_whole_1", 16, index=index))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import TenantRequired
+from shelflist.core.errors import TenantRequired, UnsupportedIndex
 from shelflist.core.fields import FieldType
 from shelflist.core.locks import ProcessLock
 from shelflist.core.types import Candidate, Candidates, Flat, Hnsw, Ivf, Metric, SearchParams, Vector
@@ -148,13 +148,18 @@ class Asking:
             return self._compared(vector, limit, condition, "exact")
         if isinstance(index, Flat):
             return self._all_or_compared(vector, limit, condition, [("flat index, filter first", {}, 1)], certain=True)
-        if params.exact:
+        if params.exact or self._is_small(condition):
             whole = self._whole()
             if whole is None:
                 return self._compared(vector, limit, condition, "exact")
             return self._all_or_compared(vector, limit, condition, [whole], certain=True)
         ways = self._cells(index, params) if isinstance(index, Ivf) else self._graph(scope, condition, params, limit)
         return self._all_or_compared(vector, limit, condition, ways, certain=False)
+
+    def _is_small(self, condition: str) -> bool:
+        index = self._spec.index
+        threshold = index.full_scan_threshold if isinstance(index, Hnsw) else None
+        return threshold is not None and self._counts.of(self, condition) <= threshold
 
     def _all_or_compared(
         self, vector: Vector, limit: int, condition: str, ways: Iterable[_Way], *, certain: bool
@@ -176,7 +181,8 @@ class Asking:
 
     def _graph(self, scope: Scope, condition: str, params: SearchParams, limit: int) -> Iterator[_Way]:
         own = self._spec.index.ef_search if isinstance(self._spec.index, Hnsw) else None
-        ef = min(_MOST_EF, max(params.ef_search or own or _EF, limit))
+        require_ef(params.ef_search)
+        ef = max(params.ef_search or own or _EF, limit)
         slices = 1 if params.ef_search else self._slices_for(scope, condition)
         if slices > 1:
             yield (
@@ -309,7 +315,7 @@ class Asking:
         spec, condition = self._spec, self.condition(scope)
         settings = self._first_settings(params, max(limit, 100))
         query = " ".join(_queried(terms))
-        if not query or limit > MOST:
+        if not query or limit > MOST or params.exact:
             return self._fused(terms, vector, limit, scope, params)
         depth = min(MOST, max(limit, 100))
         legs = [
@@ -356,6 +362,11 @@ class Asking:
         return Candidates(
             items, exact=False, exhausted=exhausted, plan=f"RRF of two searches: {dense.plan}; {words.plan}"
         )
+
+
+def require_ef(ef: int | None) -> None:
+    if ef is not None and ef > _MOST_EF:
+        raise UnsupportedIndex(f"The milvus store takes an ef_search of at most {_MOST_EF:,}, not {ef:,}.")
 
 
 class Counts:

@@ -38,13 +38,16 @@ _POLL = 0.05
 _LONGEST_CONNECT = 10.0
 _IN_FLIGHT = 4
 _NOT_FOUND = 100
-_NOT_YET = {1, 2, 4, 8, 12, 101, 103, 106, 202, 503, 901, 902, 905}
+_NOT_YET = {2, 4, 8, 12, 101, 103, 106, 202, 503, 901, 902, 905}
 """Codes of a server that starts, recovers or is asked too much: https://milvus.io/docs, `merr` in its source."""
+_UNSET = 1
+"""Of a server that is not ready, and of all that the client itself refuses."""
 _FULL = {3, 7, 9}
 _DENIED = {1400, 1401}
 _UNREACHED = re.compile(
     r"fail connecting|channel.*(not ready|closed)|service unavailable|node not match", re.IGNORECASE
 )
+_STARTS = re.compile(r"not (ready|healthy)", re.IGNORECASE)
 _SPACE = re.compile(r"no space left|disk limit|disk quota|memory limit|quota exceeded", re.IGNORECASE)
 
 _lite_lock = ProcessLock()
@@ -238,7 +241,8 @@ class Link:
             )
         if status == "UNAVAILABLE" or _UNREACHED.search(text):
             return StoreUnavailable(f"{at} Is the server running, and is tls= of the URL right?")
-        if code in _NOT_YET or "nodes not enough" in text or getattr(error, "retriable", False):
+        starts = code == _UNSET and type(error).__name__ == "MilvusException" and _STARTS.search(text)
+        if starts or code in _NOT_YET or "nodes not enough" in text or getattr(error, "retriable", False):
             return StoreUnavailable(f"{at} The server is not ready for it: try again in a moment.")
         return StoreError(f"{at} See the log of the server.")
 

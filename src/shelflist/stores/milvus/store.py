@@ -33,7 +33,7 @@ from shelflist.core.types import (
 from shelflist.engine.keywords import Analyzer
 from shelflist.stores._connect import retried
 from shelflist.stores.milvus import rows as shapes
-from shelflist.stores.milvus.asking import Asking, Counts
+from shelflist.stores.milvus.asking import Asking, Counts, require_ef
 from shelflist.stores.milvus.filters import LATER
 from shelflist.stores.milvus.link import OLDEST, Client, Link
 from shelflist.stores.milvus.markers import Markers
@@ -66,8 +66,10 @@ _CLAIMS = Capabilities(
     durable=True,
     hybrid=True,
     quantization=frozenset({"scalar"}),
+    unquantized=frozenset({"flat"}),
+    upkeep=True,
     holds="declared",
-    versions=f"{OLDEST[0]}.{OLDEST[1]} to 2.6, Lite 3.2 (BM25 and hybrid from 2.5, scalar quantization from 2.6)",
+    versions=f"{OLDEST[0]}.{OLDEST[1]} to 2.6, Lite 3.2 (BM25 and hybrid from 2.5, scalar quantization of hnsw from 2.6)",
 )
 
 
@@ -111,12 +113,14 @@ class MilvusStore:
             if not version.has(2, 5):
                 claims = replace(claims, keyword=None, hybrid=False)
             if not version.has(2, 6):
-                claims = replace(claims, quantization=frozenset())
+                claims = replace(claims, unquantized=claims.unquantized | {"hnsw"})
             self._claims = claims
         return self._claims
 
     def create(self, spec: GenerationSpec) -> None:
         self.capabilities.require_index(spec.index, spec.metric, spec.dimensions)
+        if isinstance(spec.index, Hnsw):
+            require_ef(spec.index.ef_search)
         link = self._link
         if not self._exists(spec.name):
             keyword = self.capabilities.keyword is not None
@@ -223,7 +227,7 @@ class MilvusStore:
             for point, vector in zip(points, vectors, strict=True):
                 try:
                     made[point.point_id] = self._row(spec, point, vector, columns)
-                except Unfit as error:
+                except (Unfit, TypeError, ValueError, OverflowError) as error:
                     failed[point.point_id] = f"{point.document_id!r}: {error}"
             present: list[set[bytes]] = []
 
@@ -424,6 +428,7 @@ class MilvusStore:
         points, index = asking.count('id != ""', "Strong"), asking.index()
         return {
             "points": points,
+            "rows": points,
             "indexed_rows": int(index.get("indexed_rows", 0)),
             "pending_rows": int(index.get("pending_index_rows", 0)),
         }
