@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,24 @@ def test_one_bad_item_takes_no_other_with_it(store: PgvectorStore, postgres: Pos
     assert len(result.stored) == 299
     assert {one for one, _ in store.scan(SPEC)} == set(result.stored)
     assert len(store.keyword_search(SPEC, "shelf", limit=400, scope=Scope()).items) == 299
+
+
+@pytest.mark.parametrize("rest", [2, 299], ids=["few rows", "copied"])
+def test_one_item_that_cannot_be_sent_takes_no_other_with_it(store: PgvectorStore, rest: int) -> None:
+    """Values that fail on this side of the connection, before the server has seen them."""
+    row = random_vectors(1, seed=2)[0]
+    bad = [
+        replace(make_point("text", row), metadata={"n": "1999"}),
+        replace(make_point("large", row), metadata={"n": 2**70}),
+        make_point("half a character", row, document_id="\ud800"),
+    ]
+    good = make_points("p", rest, seed=1)
+    result = store.upsert(SPEC, [bad[0], *good, *bad[1:]])
+    assert set(result.failed) == {one.point_id for one in bad}
+    assert all(result.failed.values())
+    assert sorted(result.stored) == sorted(one.point_id for one in good)
+    assert {one for one, _ in store.scan(SPEC)} == set(result.stored)
+    assert len(store.keyword_search(SPEC, "shelf", limit=400, scope=Scope()).items) == rest
 
 
 def test_one_bad_item_inside_a_callers_transaction(store: PgvectorStore, postgres: PostgresServer, url: str) -> None:

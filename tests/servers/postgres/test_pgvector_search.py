@@ -12,13 +12,15 @@ import pytest
 from postgres_engine import PostgresServer
 
 from shelflist.config import parse_url
-from shelflist.core.errors import UnsupportedIndex
+from shelflist.core.errors import InvalidInput, UnsupportedIndex
 from shelflist.core.fields import Fields
 from shelflist.core.filters import F, Filter, prepare
 from shelflist.core.transaction import LiveClause
 from shelflist.core.types import Candidates, Flat, Hnsw, Ivf, Point, SearchParams, Vector
 from shelflist.postgres import PostgresTransaction
 from shelflist.postgres.statements import native
+from shelflist.stores.pgvector.filters import condition
+from shelflist.stores.pgvector.planner import Facts, step, way_by_matches, way_of
 from shelflist.stores.pgvector.store import PgvectorStore
 from shelflist.stores.protocol import GenerationSpec, Scope
 from shelflist.testing.points import distances, make_point, point_id, random_vectors
@@ -319,6 +321,43 @@ def test_what_no_index_takes_is_refused_by_create(store: PgvectorStore) -> None:
         store.create(GenerationSpec("sl_half_1", 4_001, metric="l2", index=Hnsw()))
     with pytest.raises(UnsupportedIndex, match=r"4,000.*binary"):
         store.create(GenerationSpec("sl_half_1", 4_001, index=Hnsw(quantization="half")))
+
+
+@pytest.mark.parametrize(
+    ("index", "told"),
+    [
+        (Hnsw(m=40, ef_construction=64), r"ef_construction from 80 to 1000 \(at least twice m\), not 64"),
+        (Hnsw(m=101, ef_construction=400), "m from 2 to 100, not 101"),
+        (Hnsw(ef_search=5_000), "ef_search from 1 to 1000, not 5000"),
+        (Ivf(nlist=40_000), "nlist from 1 to 32768, not 40000"),
+        (Flat(quantization="half"), "would do nothing"),
+    ],
+    ids=str,
+)
+def test_what_pgvector_does_not_take_is_not_made_to_fit(store: PgvectorStore, index: Any, told: str) -> None:
+    with pytest.raises(UnsupportedIndex, match=told):
+        store.create(GenerationSpec("sl_fit_1", 8, index=index))
+
+
+def test_more_effort_than_pgvector_takes_is_refused(house: House) -> None:
+    for where in (None, WHERES["colour"]):
+        with pytest.raises(InvalidInput, match="ef_search up to 1000, not 5000"):
+            house.ask(house.queries[0], where, ef_search=5_000)
+    assert "ef_search 1000" in house.ask(house.queries[0], None, ef_search=1_000).plan
+
+
+@pytest.mark.parametrize("where", [None, F("n") >= 0], ids=["tenant alone", "tenant and filter"])
+def test_a_large_tenant_is_searched_as_hard_as_a_filter(where: Filter | None) -> None:
+    """No plan of one tenant may serve another: what is best depends on how many rows each has."""
+    spec = GenerationSpec("sl_saas_1", DIMENSIONS, index=Hnsw(), fields=FIELDS, tenanted=True)
+    scope = Scope(filter=prepare(where, FIELDS), tenant="acme")
+    facts = Facts(rows=1_000_000, is_indexed=True, effort=60)
+    assert way_of(spec, scope, SearchParams(), facts, 10) is None
+    assert way_by_matches(spec, scope, facts, 10, 300_000) == "vector"
+    one = step(
+        "vector", spec, scope, condition(spec, scope), np.ones(DIMENSIONS, np.float32), 10, SearchParams(), facts
+    )
+    assert one.plan == "HNSW, ef_search 240" and not one.prepare
 
 
 LONG = "x" * 199

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from weaviate_engine import any_server, open_store, running
 
-from shelflist.core.types import Hnsw
-from shelflist.stores.protocol import Store
+from shelflist.core.errors import UnsupportedOperation
+from shelflist.core.types import Hnsw, SearchParams
+from shelflist.stores.protocol import Scope, Store
 from shelflist.testing import StoreSuite
 from shelflist.testing.points import distances, make_points
 from shelflist.testing.store_base import QUERY, NewGeneration, Reopen
@@ -39,6 +40,14 @@ class TestWeaviate(StoreSuite):
     @pytest.fixture
     def reopen(self, url: str) -> Reopen | None:
         return lambda: open_store(url)
+
+    @pytest.mark.parametrize("params", [SearchParams(exact=True), SearchParams(ef_search=200)], ids=["exact", "ef"])
+    def test_what_its_own_fusion_does_not_take_is_refused(
+        self, store: Store, generation: NewGeneration, params: SearchParams
+    ) -> None:
+        spec = generation()
+        with pytest.raises(UnsupportedOperation, match=r"neither exact= nor ef_search=.*'convex'"):
+            store.hybrid_search(spec, "shelf", QUERY, limit=3, scope=Scope(), params=params)
 
 
 class TestWeaviateThatIndexesAside(RowTests, ThreadTests):

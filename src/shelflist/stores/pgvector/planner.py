@@ -24,7 +24,15 @@ from shelflist.postgres import PostgresTransaction, Wire
 from shelflist.stores._sql import Sql
 from shelflist.stores.pgvector.filters import is_covered
 from shelflist.stores.pgvector.rows import bit_bytes, vector_bytes
-from shelflist.stores.pgvector.schema import SYMBOLS, bits_type, lists, row_bytes, vector_index, vector_index_name
+from shelflist.stores.pgvector.schema import (
+    MOST_EFFORT,
+    SYMBOLS,
+    bits_type,
+    lists,
+    row_bytes,
+    vector_index,
+    vector_index_name,
+)
 from shelflist.stores.protocol import GenerationSpec, Scope
 
 FEW_ROWS = 2_000
@@ -33,8 +41,6 @@ _MOST_SIGNS = 250_000
 """Matching rows up to which their sign bits are all read: some 50 ms."""
 _MOST_EXACT = 50_000
 """Matching rows up to which a filter that no covering index holds is answered exactly: some 80 ms."""
-_MOST_EFFORT = 1_000
-"""The greatest ef_search that pgvector takes."""
 _EFFORT, _FILTERED_EFFORT = 120, 240
 _DEPTH = 400
 """Before anything was measured. By sign bits of 100,000 MiniLM vectors the ten nearest stand in the first 140."""
@@ -152,7 +158,8 @@ def step(
         found = Sql(inner, (*where.parameters, bits, depth, sent))
         return Step(way, _answer(found, limit, scope.live), depth, f"sign bits in the index, {depth} rescored")
     order, ordered_by, breadth = _index_order(spec, query, sent, limit, facts)
-    setting, effort = _effort(spec, params, facts, max(limit, breadth), is_filtered=scope.filter is not None)
+    is_filtered = scope.filter is not None or scope.tenant is not None
+    setting, effort = _effort(spec, params, facts, max(limit, breadth), is_filtered=is_filtered)
     inner = (
         f"SELECT p.point_id, {distance}, 0 AS candidates FROM (SELECT p.point_id, p.embedding FROM {name} p "
         f"WHERE (SELECT set_config('{setting}', ?, true)) IS NOT NULL AND {where.text} ORDER BY {order} LIMIT {breadth}) p OFFSET 0"
@@ -160,7 +167,7 @@ def step(
     found = Sql(inner, (sent, str(effort), *where.parameters, *ordered_by))
     kind = "HNSW" if setting.startswith("hnsw") else "IVFFlat"
     plan = f"{kind}, {setting.partition('.')[2]} {effort}"
-    return Step(way, _answer(found, limit, scope.live), 0, plan, prepare=scope.filter is None)
+    return Step(way, _answer(found, limit, scope.live), 0, plan, prepare=not is_filtered)
 
 
 def _answer(found: Sql, limit: int, live: LiveClause | None) -> Sql:
@@ -206,7 +213,7 @@ def _effort(
     effort = given or facts.effort or _EFFORT
     if is_filtered and given is None:
         effort = max(effort, _FILTERED_EFFORT)
-    return "hnsw.ef_search", min(max(effort, breadth), _MOST_EFFORT)
+    return "hnsw.ef_search", min(max(effort, breadth), MOST_EFFORT)
 
 
 def _depth(spec: GenerationSpec, facts: Facts) -> int | None:

@@ -27,6 +27,9 @@ SYMBOLS = {"cosine": "<=>", "dot": "<#>", "l2": "<->"}
 _CLASSES = {"cosine": "cosine_ops", "dot": "ip_ops", "l2": "l2_ops"}
 _MOST_INDEXED, _MOST_HALF = 2_000, 4_000
 """Dimensions that an index of pgvector takes as vector and as halfvec."""
+MOST_EFFORT = 1_000
+"""The greatest ef_search that pgvector takes."""
+_MOST_LISTS = 32_768
 _MOST_IN_LINE = 1_024
 """Dimensions up to which a vector stays in its row: reading one that Postgres has moved out costs as much as ten."""
 _TYPES = {
@@ -88,6 +91,26 @@ def require_version(installed: str, address: str) -> None:
         )
 
 
+def require_parameters(spec: GenerationSpec) -> None:
+    """UnsupportedIndex for a parameter that pgvector does not take: nothing is made to fit in silence."""
+    index = spec.index
+    limits: dict[str, tuple[int, int]] = {}
+    if isinstance(index, Flat) and index.quantization == "half":
+        raise UnsupportedIndex(
+            "An exact scan in pgvector reads the whole vectors, so quantization='half' would do nothing. Use index=Flat(), "
+            "or Hnsw(quantization='half')."
+        )
+    if isinstance(index, Hnsw):
+        limits = {"m": (2, 100), "ef_construction": (max(4, 2 * index.m), 1_000), "ef_search": (1, MOST_EFFORT)}
+    if isinstance(index, Ivf):
+        limits = {"nlist": (1, _MOST_LISTS), "nprobe": (1, _MOST_LISTS)}
+    for name, (least, most) in limits.items():
+        value = getattr(index, name)
+        if value is not None and not least <= value <= most:
+            twice = " (at least twice m)" if name == "ef_construction" else ""
+            raise UnsupportedIndex(f"pgvector takes {name} from {least} to {most}{twice}, not {value}.")
+
+
 @dataclass(frozen=True, slots=True)
 class VectorIndex:
     """How a generation's vectors are indexed: the kind, and what of the vector is in the index."""
@@ -143,7 +166,7 @@ def vector_index_sql(spec: GenerationSpec, rows: int) -> str:
     index, described = spec.index or Hnsw(), vector_index(spec)
     assert described is not None
     if isinstance(index, Hnsw):
-        options = f"m = {index.m}, ef_construction = {max(index.ef_construction, 2 * index.m)}"
+        options = f"m = {index.m}, ef_construction = {index.ef_construction}"
     else:
         options = f"lists = {lists(spec, rows)}"
     return (
@@ -157,7 +180,7 @@ def lists(spec: GenerationSpec, rows: int) -> int:
     """Cells of an IVFFlat index: what the user said, or pgvector's own advice."""
     index = spec.index
     wanted = index.nlist if isinstance(index, Ivf) else None
-    return wanted or max(1, min(32_768, round(rows / 1000 if rows <= 1_000_000 else rows**0.5)))
+    return wanted or max(1, min(_MOST_LISTS, round(rows / 1000 if rows <= 1_000_000 else rows**0.5)))
 
 
 def bits_type(spec: GenerationSpec) -> str:

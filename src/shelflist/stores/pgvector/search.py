@@ -9,12 +9,14 @@ from collections.abc import Sequence, Set
 from threading import Lock
 from typing import Any
 
+from shelflist.core.errors import InvalidInput
 from shelflist.core.types import Candidate, Candidates, SearchParams, Vector
 from shelflist.postgres import PostgresDatabase, PostgresTransaction
 from shelflist.stores._sql import Sql
 from shelflist.stores.pgvector.filters import condition
 from shelflist.stores.pgvector.planner import SESSION, Facts, Step, Way, read_facts, step, way_by_matches, way_of
 from shelflist.stores.pgvector.rows import terms_query
+from shelflist.stores.pgvector.schema import MOST_EFFORT
 from shelflist.stores.protocol import GenerationSpec, Scope
 
 _FACTS_SECONDS = 10.0
@@ -48,6 +50,8 @@ class Searches:
         self, spec: GenerationSpec, query: Vector, limit: int, scope: Scope, params: SearchParams
     ) -> Candidates:
         """The nearest by whichever way suits; a way that comes short is followed by the exact one."""
+        if params.ef_search is not None and params.ef_search > MOST_EFFORT:
+            raise InvalidInput(f"pgvector takes ef_search up to {MOST_EFFORT}, not {params.ef_search}.")
         where = condition(spec, scope)
         with self._database.read(single=True) as tx:
             tx.settings(SESSION)

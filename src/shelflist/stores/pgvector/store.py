@@ -33,6 +33,7 @@ from shelflist.stores.pgvector.schema import (
     add_column_sql,
     create_sql,
     field_index_sql,
+    require_parameters,
     require_pgvector,
     require_version,
     terms_sql,
@@ -98,6 +99,7 @@ class PgvectorStore:
 
     def create(self, spec: GenerationSpec) -> None:
         self.capabilities.require_index(spec.index, spec.metric, spec.dimensions)
+        require_parameters(spec)
         vector_index(spec)
         if not self._is_checked:
             with self._database.write() as tx:
@@ -163,7 +165,8 @@ class PgvectorStore:
         vectors: Vector,
         failed: dict[bytes, str],
     ) -> None:
-        """Insert the points that are not there. What the server refuses is halved until the bad one is alone."""
+        """Insert the points that are not there. What is refused, by the server or because it has no
+        form that could be sent, is halved until the bad one is alone."""
         name = spec.name
         while True:
             found = tx.execute(
@@ -180,9 +183,9 @@ class PgvectorStore:
                 chosen = [points[i] for i in new]
                 self._insert_rows(tx, f"{name} ({columns})", len(new), rows_of(spec, chosen, vectors[new]))
                 self._insert_words(tx, name, chosen)
-            except StoreError as error:
+            except (StoreError, TypeError, ValueError, OverflowError) as error:
                 state = str(getattr(error.__cause__, "sqlstate", None) or "")
-                if state[:2] not in _REFUSALS:
+                if isinstance(error, StoreError) and state[:2] not in _REFUSALS:
                     raise
                 tx.execute("ROLLBACK TO SAVEPOINT upsert")
                 if state == "23505":  # another writer was quicker, or words are there whose points somebody has deleted
@@ -193,7 +196,8 @@ class PgvectorStore:
                     )
                     continue
                 if len(new) == 1:
-                    failed[points[new[0]].point_id] = str(error)
+                    known = isinstance(error, StoreError)
+                    failed[points[new[0]].point_id] = str(error) if known else f"{type(error).__name__}: {error}"
                     return
                 half = len(new) // 2
                 for part in (new[:half], new[half:]):

@@ -19,6 +19,7 @@ from shelflist.core.errors import (
     StoreError,
     StoreTimeout,
     TenantRequired,
+    UnsupportedOperation,
 )
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.locks import ProcessLock
@@ -176,6 +177,11 @@ class WeaviateStore:
     def hybrid_search(
         self, spec: GenerationSpec, text: str, vector: Vector, *, limit: int, scope: Scope, params: SearchParams
     ) -> Candidates:
+        if params != SearchParams():
+            raise UnsupportedOperation(
+                "Weaviate's own hybrid search takes neither exact= nor ef_search=. Leave them out, or fuse by 'convex' or "
+                "'rrf', whose dense leg takes both."
+            )
         query = checked_vector(spec, vector)
         asked = self._asked(spec, scope)
         terms = self._query_terms(text)
