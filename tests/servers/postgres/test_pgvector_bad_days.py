@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -11,13 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from postgres_engine import NEWEST, PostgresServer, database_of, running
+from counting import CountingEmbedder
+from postgres_engine import NEWEST, PostgresServer, database_of, running, small_disk
 
+import shelflist
+from shelflist import Chunk, Document
 from shelflist.config import parse_url
 from shelflist.core.errors import (
     LedgerBusy,
     StoreDenied,
     StoreError,
+    StoreFull,
     StoreMismatch,
     StoreTimeout,
     StoreUnavailable,
@@ -265,6 +270,58 @@ def test_a_restart_in_the_middle_of_a_load(how: signal.Signals) -> None:
         server.start()
         assert search(store) == 5
         store.close()
+
+
+def test_the_disk_is_full_in_the_middle_of_a_load(postgres: PostgresServer) -> None:
+    """With room again the same command finishes the load: nothing is lost, nothing is there twice."""
+    name = database_of(postgres.fresh())
+    documents = [Document(f"d{i}", [Chunk(f"text {i} {n} " + "heron " * 80) for n in range(5)]) for i in range(6_000)]
+    whole = 30_000
+    with small_disk(postgres, 160) as disk:
+        postgres.sql(f"CREATE TABLESPACE tight_{name} LOCATION '{disk}'")
+        url = postgres.url(name, scheme="pgvector", options=f"-c default_tablespace=tight_{name}")
+        with shelflist.open(url, "docs", embedder=CountingEmbedder()) as docs:
+            ballast = disk / "ballast"
+            with ballast.open("wb") as file:
+                file.write(bytes(shutil.disk_usage(disk).free - 40_000_000))
+            with pytest.raises(StoreFull, match=r"127\.0\.0\.1.*no space is left.*run the same command again") as found:
+                docs.sync_all(documents)
+            assert "p%40ss" not in str(found.value) and not isinstance(found.value, Transient)
+            kept = docs.count()
+            assert 0 < kept < whole, kept
+            ballast.unlink()
+            report = docs.sync_all(documents)
+            assert (report.unchanged, report.added, report.failed, docs.count()) == (kept, whole - kept, 0, whole)
+            assert docs.verify()["ok"]
+        postgres.sql(f"DROP DATABASE {name} (FORCE)")
+        postgres.sql(f"DROP TABLESPACE tight_{name}")
+
+
+@pytest.mark.parametrize("bad", [["d7"], ["d0", "d1", "d2"]], ids=["one", "all that change"])
+def test_a_document_that_the_store_refuses_takes_no_other_with_it(
+    postgres: PostgresServer, url: str, bad: list[str]
+) -> None:
+    """Though the ledger commits together with the store, it says that it has what the store has taken, and no more."""
+    embedder = CountingEmbedder()
+    with shelflist.open(url, "docs", embedder=embedder) as docs:
+        docs.sync_all([Document(f"d{i}", [Chunk(f"old text {i}")]) for i in range(10)])
+        table = docs._parts.spec.name
+        names = ", ".join(f"'{one}'" for one in bad)
+        refusing = f"ALTER TABLE {table} ADD CONSTRAINT picky CHECK (document_id NOT IN ({names})) NOT VALID"
+        postgres.sql(refusing, database=database_of(url))
+        numbers = range(3 if len(bad) == 3 else 10)
+        changed = [Document(f"d{i}", [Chunk(f"new text {i}"), Chunk(f"more text of {i}")]) for i in numbers]
+        report = docs.sync_all(changed)
+        assert {failure.document_id for failure in report.failures} == set(bad)
+        assert report.documents_failed == len(bad) and all("picky" in failure.error for failure in report.failures)
+        found = {hit.content for hit in docs.search("text", limit=50) if hit.document_id in bad}
+        assert found == {f"old text {one[1:]}" for one in bad}
+        assert docs.count() == 20 - (10 - len(numbers)) - len(bad) and docs.verify()["ok"]
+        postgres.sql(f"ALTER TABLE {table} DROP CONSTRAINT picky", database=database_of(url))
+        embedder.take()
+        assert docs.sync_all(changed).documents_failed == 0
+        assert embedder.take() == [], "what was refused is kept, and not paid for again"
+        assert docs.count() == 10 + len(numbers) and docs.verify()["ok"]
 
 
 def test_the_module_needs_no_client() -> None:

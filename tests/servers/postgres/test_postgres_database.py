@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from engines import free_port
-from postgres_engine import PostgresServer, database_of
+from postgres_engine import PostgresServer, database_of, small_disk
 
 from shelflist.config import parse_url
 from shelflist.core.errors import (
@@ -550,7 +547,7 @@ class TestBadDays:
         thread.join()
         assert found == [(1,)]
 
-    def test_a_full_disk(self, postgres: PostgresServer, tmp_path: Path) -> None:
+    def test_a_full_disk(self, postgres: PostgresServer) -> None:
         name = database_of(postgres.fresh())
         with small_disk(postgres) as disk:
             postgres.sql(f"CREATE TABLESPACE tiny_{name} LOCATION '{disk}'")
@@ -580,26 +577,3 @@ class TestBadDays:
         with pytest.raises(StoreReadOnly), database.read(single=True) as tx:
             tx.execute("INSERT INTO t (id) VALUES (78)")
         database.close()
-
-
-class small_disk:
-    """A file system of 4 MB that the server can write, where this machine lets us mount one."""
-
-    def __init__(self, server: PostgresServer) -> None:
-        self._folder = server.folder / "tiny"
-
-    def __enter__(self) -> Path:
-        self._folder.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(self._folder)], capture_output=True, check=False
-        )
-        if done.returncode:
-            self._folder.rmdir()
-            pytest.skip("a small file system cannot be mounted here")
-        if os.geteuid() == 0:
-            shutil.chown(self._folder, "nobody")
-        return self._folder
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", "-l", str(self._folder)], check=True)
-        self._folder.rmdir()
