@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -232,6 +234,61 @@ def test_one_bad_item_does_not_take_the_others_with_it(server: ChromaServer) -> 
         assert list(result.failed) == [bad.point_id] and "413" in result.failed[bad.point_id]
         assert sorted(result.stored) == sorted(point.point_id for point in points)
         assert sorted(one for one, _ in store.scan(SPEC)) == sorted(result.stored)
+
+
+def test_items_of_another_kind_do_not_take_the_others_with_them(server: ChromaServer) -> None:
+    points = make_points("p", 60, seed=1)
+    bad = {
+        7: replace(points[7], metadata={"year": "1999"}),
+        30: replace(points[30], metadata={"year": 2**70}),
+        31: replace(points[31], metadata={"title": 5}),
+        59: replace(points[59], document_id="\ud800"),
+    }
+    for position, point in bad.items():
+        points[position] = point
+    with opened(server.url) as store:
+        store.create(SPEC)
+        result = store.upsert(SPEC, points)
+        assert result.failed.keys() == {point.point_id for point in bad.values()}
+        assert "'year' is int" in result.failed[points[7].point_id] and all(result.failed.values())
+        assert len(result.stored) == 56 and {one for one, _ in store.scan(SPEC)} == set(result.stored)
+
+
+def test_however_many_items_are_bad_the_others_are_acknowledged(
+    server: ChromaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = make_points("p", 200, seed=1)
+    bad = {point.point_id for point in points[::8]}
+    names = {str(uuid.UUID(bytes=one)) for one in bad}
+    with opened(server.url) as store:
+        store.create(SPEC)
+        ask = store._link.ask
+
+        def picky(name: str, method: str, **how: Any) -> Any:
+            if method == "add" and names & set(how["ids"]):
+                raise StoreError("not one of these")
+            return ask(name, method, **how)
+
+        monkeypatch.setattr(store._link, "ask", picky)
+        result = store.upsert(SPEC, points)
+        assert result.failed == dict.fromkeys(bad, "not one of these") and len(bad) == 25
+        assert len(result.stored) == 175 and {one for one, _ in store.scan(SPEC)} == set(result.stored)
+
+
+def test_every_parameter_of_the_index_reaches_chroma(server: ChromaServer) -> None:
+    index = Hnsw(m=24, ef_construction=77, ef_search=55)
+    spec = GenerationSpec("sl_settings_1", 16, index=index, fields=SPEC.fields, metric="l2")
+    with opened(server.url) as store:
+        store.create(spec)
+        made = store._link._open().get_collection(spec.name).configuration_json["hnsw"]
+        wanted = {"space": "l2", "max_neighbors": 24, "ef_construction": 77, "ef_search": 55}
+        assert {name: made[name] for name in wanted} == wanted
+        assert not store.upsert(spec, make_points("p", 300, seed=1)).failed
+        for threshold, exact in ((300, True), (299, False), (None, False)):
+            asked = replace(spec, index=Hnsw(full_scan_threshold=threshold))
+            vector = random_vectors(1, seed=2)[0]
+            found = store.search(asked, vector, limit=5, scope=Scope(), params=SearchParams())
+            assert (found.exact, len(found.items)) == (exact, 5)
 
 
 def load(store: ChromaStore, batches: list[list[Point]], acknowledged: list[bytes]) -> None:

@@ -24,6 +24,15 @@ from shelflist.engine.exact import prepared
 from shelflist.stores.protocol import GenerationSpec
 
 _REVERSED = 0x7FFF_FFFF_FFFF_FFFF
+_HELD: dict[FieldType, tuple[type, ...]] = {
+    FieldType.STR: (str,),
+    FieldType.INT: (int,),
+    FieldType.FLOAT: (float, int),
+    FieldType.BOOL: (bool,),
+    FieldType.DATETIME: (int,),
+    FieldType.LIST: (list,),
+}
+"""What the values of a field are in stored form."""
 
 
 def record_id(point_id: bytes) -> str:
@@ -65,12 +74,15 @@ def vectors_of(spec: GenerationSpec, found: Mapping[str, Any]) -> Vector:
 
 
 def written(fields: Fields, metadata: Metadata) -> dict[str, Any]:
-    """The declared fields of metadata in stored form, as keys and values of a record."""
+    """The declared fields of metadata in stored form, as keys and values of a record; TypeError for one of another type,
+    which Chroma would take, and no filter would find."""
     row: dict[str, Any] = {}
     for name, kind in fields.items():
         value = metadata.get(name)
         if value is None:
             row[absent_key(name)] = True
+        elif type(value) not in _HELD[kind]:
+            raise TypeError(f"The field {name!r} is {kind.value}, and its value is a {type(value).__name__}.")
         else:
             row[key(name)] = operand(kind, value)
             if kind is FieldType.LIST:

@@ -61,7 +61,6 @@ _BYTES_A_DIMENSION = 6
 _BYTES_OF_METADATA = 1_500
 """Chroma's server takes 40 MB in one request."""
 
-_MOST_FAILED = 20
 _TEXT_ORDER = (Operator.LT, Operator.LE, Operator.GT, Operator.GE, Operator.BETWEEN)
 
 
@@ -149,11 +148,13 @@ class ChromaStore:
 
     def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
         vectors = checked_vectors(spec, points)
-        rows = {
-            record_id(point.point_id): (vector, record(spec.fields, point))
-            for point, vector in zip(points, vectors, strict=True)
-        }
+        rows: dict[str, tuple[Vector, dict[str, Any]]] = {}
         failed: dict[bytes, str] = {}
+        for point, vector in zip(points, vectors, strict=True):
+            try:
+                rows[record_id(point.point_id)] = vector, record(spec.fields, point)
+            except TypeError as error:
+                failed[point.point_id] = str(error)
         for part in parts_of(list(rows), self._rows_a_request(spec)):
             self._add(spec, part, rows, failed)
         return UpsertResult([point.point_id for point in points if point.point_id not in failed], failed)
@@ -178,8 +179,6 @@ class ChromaStore:
                 raise
             if len(ids) == 1:
                 failed[point_id(ids[0])] = str(error)
-                if len(failed) > _MOST_FAILED:
-                    raise
                 return
             half = len(ids) // 2
             self._add(spec, ids[:half], rows, failed)
