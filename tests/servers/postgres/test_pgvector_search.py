@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -337,6 +338,65 @@ def test_what_no_index_takes_is_refused_by_create(store: PgvectorStore) -> None:
 def test_what_pgvector_does_not_take_is_not_made_to_fit(store: PgvectorStore, index: Any, told: str) -> None:
     with pytest.raises(UnsupportedIndex, match=told):
         store.create(GenerationSpec("sl_fit_1", 8, index=index))
+
+
+def definitions(store: PgvectorStore, spec: GenerationSpec) -> set[str]:
+    """What follows `ON` in the definition of every index of a generation, as Postgres tells it."""
+    with store.database.read() as tx:
+        found = tx.execute(
+            "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid IN (?::regclass, ?::regclass)",
+            (spec.name, f"{spec.name}_terms"),
+        ).fetchall()
+    return {text.partition(" ON ")[2] for (text,) in found}
+
+
+@pytest.mark.parametrize(
+    ("index", "made"),
+    [
+        (Hnsw(m=7, ef_construction=33, indexing_threshold=50), "hnsw (embedding vector_cosine_ops) WITH (m='7', ef_construction='33')"),
+        (Hnsw(m=9, ef_construction=40, indexing_threshold=50, quantization="half"),
+            "hnsw (((embedding)::halfvec(16)) halfvec_cosine_ops) WITH (m='9', ef_construction='40')"),
+        (Hnsw(m=5, ef_construction=30, indexing_threshold=50, quantization="binary"),
+            "hnsw (bits bit_hamming_ops) WITH (m='5', ef_construction='30')"),
+        (Ivf(nlist=3), "ivfflat (embedding vector_cosine_ops) WITH (lists='3')"),
+    ],
+    ids=["hnsw", "half", "binary", "ivf"],
+)  # fmt: skip
+@pytest.mark.parametrize("tenanted", [False, True], ids=["", "tenanted"])
+def test_every_parameter_and_every_index_of_a_field_reaches_postgres(
+    store: PgvectorStore, index: Any, made: str, tenanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shelflist.stores.pgvector import upkeep
+
+    monkeypatch.setattr(upkeep, "DEFAULT_THRESHOLD", 50)
+    fields = Fields({"title": str, "n": int, "price": float, "sold": bool, "at": "datetime", "tags": list[str]})
+    spec = GenerationSpec(f"sl_made_{secrets.randbelow(10**9)}", 16, index=index, fields=fields, tenanted=tenanted)
+    store.create(spec)
+    tenant = "acme" if tenanted else None
+    store.upsert(spec, [make_point(f"p{i}", row, tenant=tenant) for i, row in enumerate(random_vectors(300, seed=1))])
+    store.repair(spec)  # its vacuum counts the rows
+    store.build(spec)
+    first, shown = "tenant_id, " if tenanted else "", " WHERE (index_status = 'indexed'::text)"
+    wanted = {f"{made}{shown}", "btree (point_id)", "hash (document_id)",
+        "btree (index_status) WHERE (index_status <> 'indexed'::text)", f"gin (f_tags){shown}", "gin (terms)"}  # fmt: skip
+    wanted |= {
+        f"btree ({first}f_{name}) INCLUDE (point_id, bits){shown}" for name in ("title", "n", "price", "sold", "at")
+    }
+    if tenanted:
+        wanted.add(f"btree (tenant_id) INCLUDE (point_id, bits){shown}")
+    found = {text.partition(" USING ")[2] for text in definitions(store, spec)}
+    assert found == wanted
+    store.drop(spec.name)
+
+
+@pytest.mark.parametrize(("threshold", "exact"), [(None, False), (2_999, False), (30_000, True)])
+def test_as_few_matches_as_the_threshold_are_compared_one_by_one(
+    house: House, threshold: int | None, exact: bool
+) -> None:
+    spec = replace(house.spec, index=Hnsw(indexing_threshold=5_000, full_scan_threshold=threshold))
+    scope = Scope(filter=prepare(WHERES["large colour"], FIELDS))
+    found = house.store.search(spec, house.queries[0], limit=10, scope=scope, params=SearchParams())
+    assert (found.exact, len(found.items)) == (exact, 10), found.plan
 
 
 def test_more_effort_than_pgvector_takes_is_refused(house: House) -> None:

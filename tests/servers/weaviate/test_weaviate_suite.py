@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from weaviate_engine import any_server, open_store, running
 
 from shelflist.core.errors import UnsupportedOperation
-from shelflist.core.types import Hnsw, SearchParams
-from shelflist.stores.protocol import Scope, Store
+from shelflist.core.fields import Fields
+from shelflist.core.filters import F
+from shelflist.core.types import Flat, Hnsw, Quantization, SearchParams
+from shelflist.stores.protocol import GenerationSpec, Scope, Store
+from shelflist.stores.weaviate.schema import class_name
+from shelflist.stores.weaviate.store import WeaviateStore
 from shelflist.testing import StoreSuite
-from shelflist.testing.points import distances, make_points
+from shelflist.testing.points import distances, make_point, make_points, random_vectors
 from shelflist.testing.store_base import QUERY, NewGeneration, Reopen
 from shelflist.testing.store_rows import RowTests
 from shelflist.testing.store_threads import ThreadTests
@@ -48,6 +53,46 @@ class TestWeaviate(StoreSuite):
         spec = generation()
         with pytest.raises(UnsupportedOperation, match=r"neither exact= nor ef_search=.*'convex'"):
             store.hybrid_search(spec, "shelf", QUERY, limit=3, scope=Scope(), params=params)
+
+    @pytest.mark.parametrize("quantization", [None, "scalar", "binary"])
+    def test_every_parameter_and_every_index_of_a_field_reaches_weaviate(
+        self, store: Store, generation: NewGeneration, quantization: Quantization | None
+    ) -> None:
+        fields = Fields({"title": str, "n": int, "price": float, "sold": bool, "at": "datetime", "tags": list[str]})
+        index = Hnsw(m=24, ef_construction=77, ef_search=55, full_scan_threshold=123, quantization=quantization)
+        config = read_back(store, generation(fields=fields, index=index, metric="l2"))
+        graph = config.vector_config["default"].vector_index_config
+        assert (graph.max_connections, graph.ef_construction, graph.ef) == (24, 77, 55)
+        assert graph.flat_search_cutoff == 123 and graph.distance_metric == "l2-squared"
+        quantizers = {None: "NoneType", "scalar": "_RQConfig", "binary": "_BQConfig"}
+        assert type(graph.quantizer).__name__ == quantizers[quantization]
+        made = {one.name: (one.index_filterable, one.index_range_filters) for one in config.properties}
+        ranges = ["f_n", "f_price", "s_at", "u_at"]
+        plain = ["f_title", "f_sold", "f_tags", "index_status", "document_id", "tenant_id", "has"]
+        wanted = dict.fromkeys(ranges, (True, True)) | dict.fromkeys(plain, (True, False))
+        assert {name: made[name] for name in wanted} == wanted
+
+    def test_a_flat_index_reaches_weaviate(self, store: Store, generation: NewGeneration) -> None:
+        config = read_back(store, generation(index=Flat(quantization="binary")))
+        flat = config.vector_config["default"].vector_index_config
+        assert flat.vector_index_type() == "flat" and type(flat.quantizer).__name__ == "_BQConfig"
+
+    def test_as_few_matches_as_the_threshold_are_scanned(self, store: Store, generation: NewGeneration) -> None:
+        """The engine does it; what it is told is what the plan says."""
+        fields = Fields({"n": int})
+        spec = generation(fields=fields, index=Hnsw(full_scan_threshold=123))
+        rows = [
+            make_point(f"p{i}", row, metadata={"n": i}, fields=fields) for i, row in enumerate(random_vectors(300, 1))
+        ]
+        self.write(store, spec, rows)
+        assert "below 123 matches" in self.dense(store, spec, 5, self.scope(spec, F("n") < 100)).plan
+
+
+def read_back(store: Store, spec: GenerationSpec) -> Any:
+    """The class of a generation as the server describes it."""
+    assert isinstance(store, WeaviateStore)
+    name = class_name(spec.name)
+    return store._calls.session.rest(lambda client: client.collections.get(name).config.get())
 
 
 class TestWeaviateThatIndexesAside(RowTests, ThreadTests):
