@@ -57,6 +57,8 @@ def _print(found: dict[str, Any]) -> None:
         say(f"They belong to: {', '.join(map(str, documents[:_SHOWN]))}{', …' if len(documents) > _SHOWN else ''}")
     if found.get("keywords_ok") is False:
         say("The keyword index does not hold the same chunks.", fg="red")
+    if found.get("snapshot_ok") is False:
+        say("The snapshot of the vectors is damaged. Nothing is lost, and searches go on without it.", fg="red")
     for key, meaning in (("condemned", "waiting for purge"), ("unfinished", "interrupted")):
         if found.get(key):
             noun = "chunk" if key == "condemned" else "document"

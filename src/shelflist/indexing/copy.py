@@ -131,6 +131,7 @@ class Copier:
         for _ in range(_MOST_PASSES):
             if not self._pass():
                 break
+        self._writer.build()  # the answers that are compared next are to be its
         for attempt in range(_MOST_COMPARISONS):
             found = self._compare()
             # A source that is being written differs until the next pass; only what a pass cannot mend is a difference.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,24 +46,24 @@ class Maintenance:
             else:
                 pending.add(point_id)
         self._store.flush(self._spec)  # a delete that does not show yet is no ghost
-        rows = self._rows()
         stored = {point_id: status for point_id, status in self._store.scan(self._spec)}
         hidden = [point for point in wanted if point in live and stored.get(point) == "stale"]
         missing = [point for point in wanted if point not in stored]
         ghosts = [point for point in stored if point not in wanted and point not in condemned and point not in pending]
         different = self._different([point for point in wanted if point in stored], sample)
+        stats = self._store.stats(self._spec)
         if self._keywords is None:
             # A store that does not count them has the words in the points themselves; None is an index that is damaged.
-            keyword_rows = self._store.stats(self._spec).get("keyword_rows", len(stored))
+            keyword_rows = stats.get("keyword_rows", len(stored))
             keywords_ok = keyword_rows == len(stored)
         else:  # it may hold what a crash left over, which no search shows; it must not lack anything
             keyword_rows = self._keywords.rows()
             keywords_ok = keyword_rows >= len(wanted)
-        # The smaller of two counts, before the scan and after it, as others may write meanwhile.
-        doubled = max(0, min(rows, self._rows()) - len(stored))
+        snapshot_ok = stats.get("snapshot_rows", 0) is not None
+        doubled = self._doubled(stats, len(stored))
         unfinished = self._ledger.revisions.open_count(generation)
         return {
-            "ok": not (missing or ghosts or hidden or different or doubled) and keywords_ok,
+            "ok": not (missing or ghosts or hidden or different or doubled) and keywords_ok and snapshot_ok,
             "ledger": len(wanted),
             "store": len(stored),
             "hidden": [point.hex() for point in hidden],
@@ -77,6 +77,7 @@ class Maintenance:
             "vectors_different": [point.hex() for point in different],
             "keyword_rows": keyword_rows,
             "keywords_ok": keywords_ok,
+            "snapshot_ok": snapshot_ok,
         }
 
     def repair(self) -> dict[str, Any]:
@@ -115,10 +116,12 @@ class Maintenance:
             lost += without
         if restored:
             actions.append(f"{restored} chunks restored, {report.embedded} of them embedded again")
-        if not found["keywords_ok"]:
+        if not (found["keywords_ok"] and found["snapshot_ok"]):
             actions += self.rebuild_caches()
             if not self._keywords_ok():
                 actions.append(f"{self._rewrite(report)} chunks written again, with their words")
+        if restored:
+            self._writer.build()
         return {"actions": actions, "restored": restored, "lost": lost, "finished": finished, "purged": purged}
 
     def rebuild_caches(self) -> list[str]:
@@ -128,8 +131,13 @@ class Maintenance:
         self._keywords.rebuild()
         return [f"keyword index rebuilt from {self._keywords.rows()} chunks"]
 
-    def _rows(self) -> int:
-        return int(self._store.stats(self._spec).get("rows", 0))
+    def _doubled(self, stats: Mapping[str, Any], ids: int) -> int:
+        """How many rows the store has beyond one for each id; looked at once more if any, as others may write meanwhile."""
+        rows = int(stats.get("rows", 0))
+        if rows > ids:
+            again = int(self._store.stats(self._spec).get("rows", 0))
+            rows = ids + min(rows - ids, again - sum(1 for _ in self._store.scan(self._spec)))
+        return max(0, rows - ids)
 
     def _keywords_ok(self) -> bool:
         stats = self._store.stats(self._spec)

@@ -1,0 +1,83 @@
+"""A collection that grows past the threshold of its vector index, and what verify and repair say of the index's snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shelflist
+from shelflist import Chunk, Collection, Document, F, Hnsw, SearchParams
+
+DIMENSIONS = 40
+
+
+def vector(number: int) -> np.ndarray:
+    centre = np.random.default_rng(number % 10).normal(size=DIMENSIONS)
+    return (centre + 0.3 * np.random.default_rng(100 + number).normal(size=DIMENSIONS)).astype(np.float32)
+
+
+def documents(numbers: range) -> list[Document]:
+    return [
+        Document(f"d{number}", [Chunk(f"text {number}", metadata={"even": number % 2 == 0}, embedding=vector(number))])
+        for number in numbers
+    ]
+
+
+def opened(place: Path) -> Collection:
+    return shelflist.open(
+        f"file:{place}",
+        "docs",
+        embedder=None,
+        fingerprint="test",
+        dimensions=DIMENSIONS,
+        fields={"even": bool},
+        index=Hnsw(indexing_threshold=200, full_scan_threshold=20),
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    with opened(tmp_path / "index") as docs:
+        docs.sync_all(documents(range(150)))
+        assert docs.search(vector(3)).plan == "dense: exact over 150 rows"
+        docs.sync_all(documents(range(150, 300)))
+    return tmp_path / "index"  # closed: what was built aside is there
+
+
+def test_it_moves_up_by_itself_and_goes_on_answering(place: Path) -> None:
+    with opened(place) as docs:
+        hits = docs.search(vector(3))
+        assert hits.plan.startswith("dense: graph of 300 rows, ef_search ") and not hits.exact
+        assert hits[0].document_id == "d3" and hits[0].content == "text 3"
+        assert docs.recall() >= 0.95
+        even = docs.search(vector(3), where=F("even") == True)  # noqa: E712
+        assert len(even) == 10 and all(hit.metadata["even"] for hit in even)
+        assert docs.search(vector(3), params=SearchParams(exact=True)).exact
+        assert docs.search(vector(3), params=SearchParams(ef_search=99)).plan.endswith("ef_search 99")
+        docs.sync("new", [Chunk("new", embedding=vector(3) * 2)])
+        docs.delete("d3")
+        found = docs.search(vector(3))
+        assert found[0].document_id == "new" and "d3" not in {hit.document_id for hit in found} and len(found) == 10
+        assert docs.verify()["ok"] and docs.status()["store"]["snapshot_rows"] == 300
+
+
+def test_a_damaged_snapshot_is_found_and_mended(place: Path) -> None:
+    (graph,) = (place / "vectors").glob("*/graph.faiss")
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 3] ^= 1
+    graph.write_bytes(data)
+    with opened(place) as docs:
+        assert docs.search(vector(3)).exact
+        found = docs.verify()
+        assert (found["ok"], found["snapshot_ok"], found["keywords_ok"]) == (False, False, True)
+        assert docs.status()["store"]["snapshot_rows"] is None
+        assert "vector index rebuilt" in docs.repair()["actions"]
+        assert docs.verify()["ok"] and docs.search(vector(3)).plan.startswith("dense: graph of 300")
+
+
+def test_a_copy_builds_its_own(place: Path, tmp_path: Path) -> None:
+    shelflist.copy(f"file:{place}", f"file:{tmp_path / 'copy'}", "docs")
+    with shelflist.open(f"file:{tmp_path / 'copy'}", "docs") as docs:
+        assert docs.search(vector(3)).plan.startswith("dense: graph of 300")
