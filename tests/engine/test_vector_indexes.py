@@ -214,19 +214,44 @@ def test_a_graph_of_the_dead_gives_way(view: View, queries: Vector, metric: Metr
     assert is_exact and count == 6, plan
 
 
+def test_a_filter_that_most_rows_match_is_left_to_the_graph(
+    view: View, vectors: Vector, queries: Vector, metric: Metric
+) -> None:
+    mask = np.arange(COUNT) % 5 > 0
+    among, plans = np.flatnonzero(mask), []
+
+    def ask(query: Vector) -> np.ndarray:
+        found = planner.search(view, Matches(mask), query, 10, SearchParams(), None)
+        plans.append(found.plan)
+        return found.positions
+
+    assert share(vectors, queries, metric, ask, among) >= 0.95
+    assert f"graph of {COUNT} rows, ef_search 188, 4800 of them in the filter" in plans
+
+
+def test_a_filter_against_the_query_is_not(view: View, vectors: Vector, queries: Vector, metric: Metric) -> None:
+    # All that is near the query is left out.
+    order = np.argsort(distances(vectors, queries[0], metric), kind="stable")
+    mask = np.ones(COUNT, np.bool_)
+    mask[order[:600]] = False
+    found = planner.search(view, Matches(mask), queries[0], 10, SearchParams(), None)
+    assert found.plan.startswith("codes of 5400 rows")
+    assert len(found.positions) == 10 and mask[found.positions].all()
+
+
 def test_a_packed_filter_that_has_lost_rows(view: View, codes: Codes, queries: Vector) -> None:
-    mask = np.arange(COUNT) % 3 > 0
+    mask = np.arange(COUNT) % 2 > 0
     matches = Matches(mask.copy())
     matches.packed, matches.packed_of, matches.depth = codes.packed(np.flatnonzero(mask)), matches.mask, 120
     first = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
-    assert first.plan == "packed codes of 4000 rows, 120 compared whole"
+    assert first.plan == "packed codes of 3000 rows, 120 compared whole"
     matches.mask = mask.copy()
     matches.mask[first.positions] = False
     second = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
     assert len(second.positions) == 10 and not np.intersect1d(first.positions, second.positions).size
     matches.mask[:] = False
     matches.mask[5:6] = True  # nothing of it is among the nearest by code
-    matches.count = 4_000
+    matches.count = 3_000
     third = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
     assert third.exact and third.positions.tolist() == [5]
 

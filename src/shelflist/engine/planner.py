@@ -2,7 +2,7 @@
 
     exact   every matching vector is compared; for few of them, or where it is asked for
     codes   the codes of all matching rows are scanned and the nearest by code compared whole: no filter is hard for it
-    graph   for no filter: the quickest, where a graph has been built
+    graph   for no filter, or one that most rows match: the quickest, where a graph has been built
 
 What came after the snapshot is compared exactly beside each of them.
 """
@@ -22,6 +22,8 @@ from shelflist.engine.view import MOST_GONE, Base, Matches, View
 
 FEW_MATCHES = 3_000
 """Up to so many are compared exactly: no index is quicker."""
+_MOST = 0.6
+"""Share of all rows from which a filter is left to the graph first."""
 _UNKNOWN_FILTER = 2
 """A filter that nothing was measured for may be correlated against the query, and is looked at twice as deep."""
 
@@ -46,7 +48,7 @@ def search(
     split = view.base_count
     found: Positions | None = None
     plan = ""
-    if matches.is_all and base.graph is not None:
+    if base.graph is not None and (matches.is_all or matches.count >= _MOST * view.count):
         found, plan = _by_graph(base, base.graph, matches, query, limit, params, index, has_dead=view.alive is not None)
     if found is None and base.codes is not None:
         found, plan = _by_codes(base, matches, query, limit)
@@ -86,12 +88,22 @@ def _by_graph(
     effort = params.ef_search or (index.ef_search if isinstance(index, Hnsw) else None) or base.calibration.effort
     if effort is None:
         return None, ""
-    effort = max(effort, math.ceil(effort * limit / NEIGHBOURS))
-    selection = matches.selection(graph.count) if has_dead else None
-    found = graph.nearest(query, graph_candidates(limit), effort, selection)
-    if len(found) < limit:  # too many of its nodes are dead: it starves
+    if matches.is_all:
+        effort = max(effort, math.ceil(effort * limit / NEIGHBOURS))
+        selection = matches.selection(graph.count) if has_dead else None
+        found = graph.nearest(query, graph_candidates(limit), effort, selection)
+        if len(found) < limit:  # too many of its nodes are dead: it starves
+            return None, ""
+        return found, f"graph of {graph.count} rows, ef_search {effort}"
+    # Asked for so many more as the filter takes away. One that is correlated against the query takes away more than that,
+    # and then too few are left to be sure of the best.
+    asked = math.ceil(2 * graph_candidates(limit) * graph.count / matches.count)
+    effort = math.ceil(effort * max(1.0, limit / NEIGHBOURS) * graph.count / matches.count)
+    found = graph.nearest(query, asked, effort)
+    found = found[matches.mask[found]]
+    if len(found) < graph_candidates(limit):
         return None, ""
-    return found, f"graph of {graph.count} rows, ef_search {effort}"
+    return found, f"graph of {graph.count} rows, ef_search {effort}, {matches.count} of them in the filter"
 
 
 def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[Positions | None, str]:
