@@ -15,6 +15,7 @@ from shelflist.core.types import IndexSpec, Metric
 class Capabilities:
     """The abilities of one store. What is not claimed raises `Unsupported…`.
 
+    `filtering`: when a filter is heeded; "by filter": each in the way that suits it, so also after the graph was searched.
     `keyword`: how its keyword leg scores, by BM25 or by frequency alone; None: it has no such leg. `holds`: whether a
     point comes back with its text and all its metadata, or with the declared fields only. `vectors`: whether they come back as written or, under cosine, with length 1. `quantization`: what `quantization=` of
     an index may say, `unquantized`: of which index kinds it may not. `hybrid`: whether `fusion="native"` works. `versions`: the servers it is made for, oldest to newest.
@@ -28,7 +29,7 @@ class Capabilities:
     index_kinds: frozenset[str]
     metrics: frozenset[str]
     filter_operators: frozenset[Operator]
-    filtering: Literal["pre", "in-traversal", "post"]
+    filtering: Literal["pre", "in-traversal", "post", "by filter"]
     exact: bool
     keyword: Literal["bm25", "frequency"] | None
     max_dimensions: int

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from counting import CountingEmbedder
 from postgres_engine import NEWEST, PostgresServer, database_of, running, small_disk
+from tls_proxy import certificate, tls_before
 
 import shelflist
 from shelflist import Chunk, Document
@@ -202,6 +203,25 @@ def test_wrong_port_and_wrong_password(postgres: PostgresServer, monkeypatch: py
     assert "not-the-one" not in str(found.value)
     with pytest.raises(StoreError, match="sslmode"):
         opened(postgres.url(scheme="pgvector", sslmode="require")).create(SPEC)
+
+
+def test_tls_with_a_certificate_of_ones_own(postgres: PostgresServer, tmp_path: Path) -> None:
+    """The wheel's server speaks no TLS: a proxy does it in its place, as Postgres would."""
+    signed, key = certificate(tmp_path)
+    (tmp_path / "other").mkdir()
+    other, _ = certificate(tmp_path / "other")
+    url = postgres.fresh(scheme="pgvector")
+    with tls_before(postgres.port, signed, key, asked_first=True) as port:
+        behind = url.replace(f":{postgres.port}/", f":{port}/")
+        store = opened(f"{behind}?sslmode=verify-full&sslrootcert={signed}")
+        store.create(SPEC)
+        assert len(store.upsert(SPEC, make_points("p", 300, seed=1)).stored) == 300
+        assert search(store) == 5
+        store.close()
+        for options in ("sslmode=verify-full&sslrootcert=/nowhere.pem", f"sslmode=verify-full&sslrootcert={other}"):
+            with pytest.raises(StoreError, match=r"TLS cannot be agreed on.*certificate.*sslrootcert") as found:
+                opened(f"{behind}?{options}").create(SPEC)
+            assert "p%40ss" not in str(found.value) and not isinstance(found.value, Transient)
 
 
 def test_a_time_out_names_the_option(store: PgvectorStore, postgres: PostgresServer, url: str) -> None:

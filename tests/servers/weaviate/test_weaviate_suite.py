@@ -1,26 +1,28 @@
-"""The shipped suite against a real Weaviate, and a part of it against one that builds its indexes aside."""
+"""The shipped suite against a real Weaviate, and against one that builds its indexes aside."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from weaviate_engine import any_server, open_store, running
 
+import shelflist
+from shelflist import Chunk, Document
 from shelflist.core.errors import UnsupportedOperation
 from shelflist.core.fields import Fields
 from shelflist.core.filters import F
-from shelflist.core.types import Flat, Hnsw, Quantization, SearchParams
+from shelflist.core.types import Flat, Hnsw, Quantization, SearchParams, Wait
 from shelflist.stores.protocol import GenerationSpec, Scope, Store
 from shelflist.stores.weaviate.schema import class_name
 from shelflist.stores.weaviate.store import WeaviateStore
 from shelflist.testing import StoreSuite
 from shelflist.testing.points import distances, make_point, make_points, random_vectors
 from shelflist.testing.store_base import QUERY, NewGeneration, Reopen
-from shelflist.testing.store_rows import RowTests
-from shelflist.testing.store_threads import ThreadTests
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def aside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running(tmp_path_factory.mktemp("async"), {"ASYNC_INDEXING": "true"}) as server:
+    # It looks into its queue each second by itself, which every write of the suite would wait for.
+    settings = {"ASYNC_INDEXING": "true", "QUEUE_SCHEDULER_INTERVAL": "100ms"}
+    with running(tmp_path_factory.mktemp("async"), settings) as server:
         yield server.url
 
 
@@ -95,7 +99,7 @@ def read_back(store: Store, spec: GenerationSpec) -> Any:
     return store._calls.session.rest(lambda client: client.collections.get(name).config.get())
 
 
-class TestWeaviateThatIndexesAside(RowTests, ThreadTests):
+class TestWeaviateThatIndexesAside(StoreSuite):
     """With ASYNC_INDEXING=true an upsert returns before its vectors are in the index: `flush` waits for them."""
 
     @pytest.fixture
@@ -132,3 +136,52 @@ class TestWeaviateThatIndexesAside(RowTests, ThreadTests):
             true = np.sort(distances(spec.metric, QUERY, np.stack([p.vector for p in points[: start + 100]])))[:10]
             found = [item.value for item in self.dense(store, spec, 10).items]
             assert sum(value <= true[9] + 1e-4 for value in found) >= 9
+
+
+@pytest.mark.parametrize("wait", ["searchable", "stored"])
+def test_what_is_indexed_late_is_neither_missed_nor_mixed(aside: str, tmp_path: Path, wait: Wait) -> None:
+    """An old revision answers until the whole new one can be found. What of it the store shows before, the ledger refuses."""
+    centres = random_vectors(100, seed=7)
+    ledger = f"sqlite:{tmp_path / 'ledger.db'}"
+    options: dict[str, Any] = {"embedder": None, "fingerprint": "f", "dimensions": 16, "ledger": ledger}
+    docs = shelflist.open(aside, f"late-{wait}", **options)
+
+    def documents(word: str, seed: int) -> list[Document]:
+        noise = random_vectors(1_000, seed) / 100
+        return [
+            Document(f"d{i}", [Chunk(f"{word} {i} {n}", embedding=centre + noise[10 * i + n]) for n in range(10)])
+            for i, centre in enumerate(centres)
+        ]
+
+    def words(number: int) -> set[str]:
+        """Of the ten hits nearest to a document, which are its own chunks, of one revision."""
+        hits = docs.search(centres[number], limit=10, mode="dense")
+        nonlocal refused
+        refused += hits.refused
+        assert [hit.document_id for hit in hits] == [f"d{number}"] * 10
+        return {hit.content.split()[0] for hit in hits}
+
+    refused = late = 0
+    try:
+        docs.sync_all(documents("v0", 1))
+        assert all(words(number) == {"v0"} for number in range(100)), "acknowledged means searchable"
+        store, spec = docs._parts.store, docs._parts.spec
+        for turn in range(1, 4):
+            old, new = {f"v{turn - 1}"}, {f"v{turn}"}
+            docs.sync_all(documents(f"v{turn}", 1 + turn), wait=wait)
+            late += store.stats(spec)["waiting_vectors"]
+            if wait == "searchable":
+                assert all(words(number) == new for number in range(0, 100, 10))
+            deadline = time.monotonic() + 60
+            number = 0
+            while (found := words(number % 100)) != new and time.monotonic() < deadline:
+                assert found == old, "of two revisions at once"
+                number += 7
+            assert all(words(number) == new for number in range(0, 100, 10))
+        assert wait == "searchable" or (late and refused), f"nothing came late: {late}, {refused}"
+        for number in range(0, 100, 5):
+            docs.mark_stale(f"d{number}")
+            gone = {f"d{one}" for one in range(0, number + 1, 5)}
+            assert gone.isdisjoint(hit.document_id for hit in docs.search(centres[number], limit=10, mode="dense"))
+    finally:
+        docs.close()

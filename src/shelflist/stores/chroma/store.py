@@ -73,7 +73,7 @@ class ChromaStore:
         metrics=frozenset({"cosine", "dot", "l2"}),
         filter_operators=frozenset(Operator) - {Operator.STARTS_WITH},
         unsupported_on=frozenset((operator, FieldType.STR) for operator in _TEXT_ORDER),
-        filtering="pre",
+        filtering="by filter",
         exact=True,
         keyword=None,
         max_dimensions=65_536,

@@ -65,7 +65,7 @@ class PgvectorStore:
         index_kinds=frozenset({"flat", "ivf", "hnsw"}),
         metrics=frozenset({"cosine", "dot", "l2"}),
         filter_operators=frozenset(Operator),
-        filtering="pre",
+        filtering="by filter",
         exact=True,
         keyword="frequency",
         max_dimensions=16_000,
