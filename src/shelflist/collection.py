@@ -39,7 +39,6 @@ from shelflist.core.types import (
 from shelflist.embedders.protocol import Embedder
 from shelflist.indexing.given import usable_vector
 from shelflist.indexing.identity import label_bytes
-from shelflist.indexing.maintenance import Maintenance
 from shelflist.indexing.protocol import Source
 from shelflist.indexing.removal import removal
 from shelflist.indexing.sync import Sync, checked_document_id
@@ -52,6 +51,7 @@ from shelflist.searching.search import Searcher
 
 if TYPE_CHECKING:
     from shelflist.indexing.copy import CopyReport
+    from shelflist.indexing.maintenance import Maintenance
 
 Where = Filter | Mapping[str, Any] | str | None
 Query = str | Vector
@@ -497,6 +497,8 @@ class Collection:
         return Inspection(self._parts.generation, self._tenant)
 
     def _maintenance(self) -> Maintenance:
+        from shelflist.indexing.maintenance import Maintenance  # a search pays for nothing that it does not need
+
         parts = self._parts
         return Maintenance(parts.generation, parts.vectors, parts.writer)
 

@@ -30,7 +30,6 @@ from shelflist.indexing.write import Writer
 from shelflist.ledger.catalog import Catalog, CollectionRecord
 from shelflist.ledger.ledger import Ledger
 from shelflist.ledger.schema import is_ledger
-from shelflist.postgres import SCHEMES, database_from_url
 from shelflist.stores.protocol import GenerationSpec, Store
 from shelflist.stores.registry import open_store, require_scheme
 
@@ -253,7 +252,9 @@ def ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_time
         file = Path(where.path)
         file.parent.mkdir(parents=True, exist_ok=True)
         database = SqliteDatabase(file, busy_timeout=busy_timeout)
-    elif where.scheme in SCHEMES:
+    elif where.scheme in ("postgresql", "postgres", "pgvector"):
+        from shelflist.postgres import database_from_url
+
         database = database_from_url(where, busy_timeout=busy_timeout)
     else:
         raise ConfigError(f"The ledger {where} is not known. Use sqlite:FILE or postgresql://HOST/DATABASE.")

@@ -5,6 +5,6 @@ from __future__ import annotations
 from shelflist.postgres.database import PostgresDatabase
 from shelflist.postgres.statements import Wire
 from shelflist.postgres.transaction import PostgresTransaction
-from shelflist.postgres.url import SCHEMES, database_from_url
+from shelflist.postgres.url import database_from_url
 
-__all__ = ["SCHEMES", "PostgresDatabase", "PostgresTransaction", "Wire", "database_from_url"]
+__all__ = ["PostgresDatabase", "PostgresTransaction", "Wire", "database_from_url"]

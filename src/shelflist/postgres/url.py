@@ -11,7 +11,6 @@ from shelflist.config import StoreUrl
 from shelflist.core.errors import ConfigError, MissingDependency
 from shelflist.postgres.database import DEFAULT_POOL, PostgresDatabase
 
-SCHEMES = frozenset({"postgresql", "postgres", "pgvector"})
 _OWN = ("timeout", "pool_size")
 _IN_URLS_ONLY = ("ssl",)
 _WORD = re.compile(r"[a-z_]+")

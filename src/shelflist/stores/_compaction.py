@@ -7,7 +7,6 @@ system's on a file, so it goes with a process that dies; what such a process lef
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,7 +69,7 @@ class Compaction:
             if not is_alone:
                 return False
             self._remove_left_over()
-            place = self._directory / f"{self._spec.name}.{secrets.token_hex(8)}"
+            place = self._directory / f"{self._spec.name}.{os.urandom(8).hex()}"
             place.mkdir()
             try:
                 moment, count = self._copy_rows(place)

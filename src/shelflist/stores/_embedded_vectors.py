@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -19,11 +19,13 @@ from shelflist.engine.calibration import depth_for, sample_queries, true_neighbo
 from shelflist.engine.planner import FEW_MATCHES, Found, search
 from shelflist.engine.snapshot import Moment, SnapshotDamaged, check
 from shelflist.engine.view import Matches, View
-from shelflist.stores._compaction import Compaction, drop_snapshots
 from shelflist.stores._removed import has_log
 from shelflist.stores._sql import compile_sql
 from shelflist.stores._vector_cache import State, VectorCache
 from shelflist.stores.protocol import GenerationSpec, Scope
+
+if TYPE_CHECKING:
+    from shelflist.stores._compaction import Compaction
 
 _IDS_PER_STATEMENT = 500
 _WARM = 2
@@ -76,6 +78,8 @@ class EmbeddedVectors:
 
     def build(self, spec: GenerationSpec) -> None:
         """Have a snapshot built in another thread if one is due. Searches answer meanwhile; `close` waits for it."""
+        from shelflist.stores._compaction import Compaction  # a search pays for nothing that it does not need
+
         compaction = Compaction(self._database, spec, self.path)
         if not (compaction.is_due() or self._cache(spec).is_damaged):
             return
@@ -88,6 +92,8 @@ class EmbeddedVectors:
 
     def rebuild(self, spec: GenerationSpec) -> bool:
         """Build a snapshot now; whether there is one then that was not there before."""
+        from shelflist.stores._compaction import Compaction
+
         self.wait()
         built = Compaction(self._database, spec, self.path).run()
         self._cache(spec).forget()
@@ -112,6 +118,8 @@ class EmbeddedVectors:
     def drop(self, name: str) -> None:
         with self._lock:
             self._caches.pop(name, None)
+        from shelflist.stores._compaction import drop_snapshots
+
         drop_snapshots(self.path, name)
 
     def wait(self) -> None:

@@ -30,11 +30,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "metrics": ("metrics", "how vectors may be compared"),
     "max_dimensions": ("dimensions", "most dimensions of a vector"),
     "exact": ("exact search", "whether SearchParams(exact=True) compares every vector"),
-    "filtering": (
-        "filtering",
-        "pre: only matching rows are compared; in-traversal: while the graph is walked; by filter: pre for what few rows "
-        "match, else the graph's hits are filtered until enough match",
-    ),
+    "filtering": ("filtering", "pre: first; in-traversal: on the walk of the graph; by filter: as suits it"),
     "filter_operators": ("filters", "operators it runs itself; the others are resolved by the ledger"),
     "unsupported_on": ("but not", "operators that it leaves to the ledger for one type of field"),
     "keyword": ("keyword leg", "its own scoring; beside the ledger: Shelflist keeps the keyword index"),
