@@ -29,6 +29,7 @@ from shelflist.core.types import (
     Mode,
     OnFailed,
     ProgressListener,
+    Recall,
     Reranker,
     SearchParams,
     SyncReport,
@@ -281,20 +282,30 @@ class Collection:
         return self._searcher().count(prepare(where, self.fields), self._own_tenant())
 
     def recall(
-        self, queries: Sequence[Query] | None = None, *, limit: int = 10, where: Where = None, sample: int = 100
-    ) -> float:
+        self,
+        queries: Sequence[Query] | None = None,
+        *,
+        target: float | None = None,
+        limit: int = 10,
+        where: Where = None,
+        sample: int = 100,
+    ) -> Recall:
         """Measured recall@limit, 0 to 1, of plain dense search against exact search, over these queries or a sample of chunks.
 
-        Compare it with the target that `status` shows. TenantRequired as in `search`; InvalidInput without a query and a chunk.
+        It is a float that says whether it reaches `target` (default: the collection's own): `recall().is_met`. TenantRequired
+        as in `search`; InvalidInput without a query and a chunk.
         """
         parts = self._parts
         tenant = self._own_tenant()
+        target = parts.record.target_recall if target is None else target
+        if not 0 < target <= 1:
+            raise InvalidInput(f"target={target!r} is not a share between 0 and 1.")
         if queries is None:
             ids = parts.ledger.documents.sample(parts.record.generation_id, tenant, sample)
             vectors = list(parts.store.vectors(parts.spec, ids).values())
         else:
             vectors = [self._searcher().embed(one) if isinstance(one, str) else self._vector(one) for one in queries]
-        return self._searcher().recall(vectors, limit, prepare(where, self.fields), tenant)
+        return Recall(self._searcher().recall(vectors, limit, prepare(where, self.fields), tenant), target)
 
     # What is there, and whether it is right.
 

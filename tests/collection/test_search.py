@@ -14,6 +14,7 @@ from places import Place
 from shelflist import Chunk, Collection, Document, F, Hit, SearchParams
 from shelflist.core.errors import DimensionMismatch, FilterError, InvalidInput, InvalidVector, UnknownField
 from shelflist.core.filters import prepare
+from shelflist.core.types import Recall
 
 FIELDS = {"n": int, "color": str, "tags": list[str], "draft": bool}
 WORDS = ("stone", "river", "glass", "tower", "amber", "falcon")
@@ -316,7 +317,12 @@ class TestOptions:
         exact, plain = docs.search("river", params=SearchParams(exact=True)), docs.search("river")
         assert [hit.chunk_id for hit in exact] == [hit.chunk_id for hit in plain]
         assert [hit.score for hit in exact] == pytest.approx([hit.score for hit in plain], abs=1e-5)
-        assert docs.recall(limit=5) == 1.0
+        assert docs.recall(limit=5) == 1.0 and docs.recall().target == 0.95
+        measured = docs.recall(target=0.9)
+        assert measured.is_met and measured.target == 0.9
+        assert not Recall(0.94, 0.95).is_met and Recall(0.95, 0.95).is_met
+        with pytest.raises(InvalidInput, match="target"):
+            docs.recall(target=95)
 
 
 def test_an_empty_collection_answers_with_nothing(place: Place) -> None:

@@ -116,6 +116,23 @@ class SearchParams:
     exact: bool = False
 
 
+class Recall(float):
+    """A measured recall, 0 to 1: the mean over the queries. `target` is what it is compared with."""
+
+    __slots__ = ("target",)
+    target: float
+
+    def __new__(cls, value: float, target: float) -> Recall:
+        recall = super().__new__(cls, value)
+        recall.target = target
+        return recall
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the target is reached."""
+        return self >= self.target
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """A row of a store. Immutable once written; only `index_status` may later become `stale`.
