@@ -136,7 +136,8 @@ def test_ids_that_the_ledger_has_found(store: PgvectorStore, saas: GenerationSpe
 def test_words(store: PgvectorStore, saas: GenerationSpec, tenant: str | None, where: Filter | None) -> None:
     spec = saas if tenant else built_once(store, "sl_words_1", Hnsw(indexing_threshold=5_000))
     scope = Scope(filter=prepare(where, FIELDS), tenant=tenant)
-    for text in ("group7 group8", "row4711", "house group9"):
+    # A word that every text has is not among them: once Postgres knows that, it is right to read them all.
+    for text in ("group7 group8", "row4711", "group9"):
         plan = plans(store, lambda text=text: store.keyword_search(spec, text, limit=1, scope=scope))  # type: ignore[misc]
         # A narrow filter first, then the words of what it leaves: by their key.
         assert re.search(f"{spec.name}_terms_{'(gin|pkey)' if where == NARROW else 'gin'}", plan), plan

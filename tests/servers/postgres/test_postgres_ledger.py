@@ -239,7 +239,7 @@ def test_a_check_that_was_planned_for_a_small_ledger_is_planned_anew(ledgers: Ma
         with database.read() as tx:
             ((name, _),) = tx.execute(prepared).fetchall()
             points = ", ".join(f"decode('{one.hex()}', 'hex')" for one in ids)
-            rows = tx.execute(f'EXPLAIN EXECUTE "{name}" ({docs.generation_id}, ARRAY[{points}])')
+            rows = tx.execute(f'EXPLAIN EXECUTE "{name}" ({docs.generation_id}, {docs.generation_id}, ARRAY[{points}])')
             return "\n".join(line for (line,) in rows)
 
     assert "Seq Scan on sl_states" in plan()  # which is right for ten rows
