@@ -6,7 +6,7 @@ import shelflist
 
 NAMES = (
     "Chunk Chunker Collection CopyReport Document Embedder Explanation F Filter Flat Folder Hit Hits Hnsw IndexStatus Ivf Jsonl "
-    "Parquet Progress SearchParams ShelflistError SyncReport collections copy open open_source"
+    "Parquet Progress Recall SearchParams ShelflistError SyncReport collections copy open open_source"
 )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         IndexStatus,
         Ivf,
         Progress,
+        Recall,
         SearchParams,
         SyncReport,
     )
@@ -46,6 +47,7 @@ _HOMES = {
         "IndexStatus",
         "Ivf",
         "Progress",
+        "Recall",
         "SearchParams",
         "SyncReport",
     ),
@@ -77,6 +79,7 @@ __all__ = [
     "Jsonl",
     "Parquet",
     "Progress",
+    "Recall",
     "SearchParams",
     "ShelflistError",
     "SyncReport",

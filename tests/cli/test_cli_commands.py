@@ -237,6 +237,7 @@ def test_nothing_found_for_a_tenant_without_documents(shell: Shell, fake: FakeCo
     assert "no document" not in shell("search", "keys", "--tenant", "acme").out
     fake.answers["documents"] = []
     assert "no document belongs to the tenant 'acm'" in shell("search", "keys", "--tenant", "acm").out
+    assert "holds no document yet" in shell("search", "keys").out
 
 
 def test_what_a_chunk_holds_cannot_command_the_terminal(shell: Shell, fake: FakeCollection) -> None:

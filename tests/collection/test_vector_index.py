@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,4 +81,13 @@ def test_a_damaged_snapshot_is_found_and_mended(place: Path) -> None:
 def test_a_copy_builds_its_own(place: Path, tmp_path: Path) -> None:
     shelflist.copy(f"file:{place}", f"file:{tmp_path / 'copy'}", "docs")
     with shelflist.open(f"file:{tmp_path / 'copy'}", "docs") as docs:
+        assert docs.search(vector(3)).plan.startswith("dense: graph of 300")
+
+
+def test_a_sync_that_changes_nothing_builds_what_an_interrupted_one_has_not(place: Path) -> None:
+    shutil.rmtree(place / "vectors")
+    with opened(place) as docs:
+        assert docs.search(vector(3)).exact
+        assert docs.sync_all(documents(range(300))).unchanged == 300
+    with opened(place) as docs:
         assert docs.search(vector(3)).plan.startswith("dense: graph of 300")

@@ -242,7 +242,12 @@ def test_a_filter_against_the_query_is_not(view: View, vectors: Vector, queries:
 def test_a_packed_filter_that_has_lost_rows(view: View, codes: Codes, queries: Vector) -> None:
     mask = np.arange(COUNT) % 2 > 0
     matches = Matches(mask.copy())
-    matches.packed, matches.packed_of, matches.depth = codes.packed(np.flatnonzero(mask)), matches.mask, 120
+    prepared = matches.prepared
+    prepared.packed, prepared.of, prepared.depth = codes.packed(np.flatnonzero(mask)), matches.mask, 120
+    assert planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0)).plan.startswith(
+        "codes"
+    )
+    prepared.is_measured = True
     first = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
     assert first.plan == "packed codes of 3000 rows, 120 compared whole"
     matches.mask = mask.copy()
@@ -254,6 +259,19 @@ def test_a_packed_filter_that_has_lost_rows(view: View, codes: Codes, queries: V
     matches.count = 3_000
     third = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
     assert third.exact and third.positions.tolist() == [5]
+
+
+def test_a_filter_whose_codes_do_not_reach_the_target_is_compared_exactly(view: View, queries: Vector) -> None:
+    matches = Matches(np.arange(COUNT) % 2 > 0)
+    assert not planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0)).exact
+    matches.prepared.is_measured = True  # and no depth was found
+    assert planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0)).exact
+
+
+def test_true_neighbours_among_some(vectors: Vector, queries: Vector, metric: Metric) -> None:
+    among = np.flatnonzero(np.arange(COUNT) % 3 == 0)
+    truth = true_neighbours(vectors, queries, metric, among)
+    assert [set(row.tolist()) for row in truth] == [exact(vectors, q, metric, among) for q in queries]
 
 
 def test_larger_limits_look_deeper(view: View, queries: Vector, vectors: Vector, metric: Metric) -> None:

@@ -254,7 +254,9 @@ def test_a_damaged_snapshot_is_done_without_and_built_anew(
     for _ in range(3):
         assert ids(again, vector_of(3)) == truth  # exactly, from the rows
     assert len([one for one in caplog.messages if "cannot be used" in one]) == 1
-    again.build(SPEC)  # as the next sync does
+    again.close()
+    again = EmbeddedStore(place)  # that has not searched, as the next sync has not
+    again.build(SPEC)
     again._vectors.wait()
     assert plan(again).startswith("graph of 600 rows") and again.stats(SPEC)["snapshot_rows"] == 600
     assert_recall(again)
@@ -362,6 +364,38 @@ def test_two_do_not_build_at_once(store: EmbeddedStore, place: Path) -> None:
     with _compaction._alone(place / "vectors" / f"{SPEC.name}.lock") as is_alone:
         assert is_alone and not compaction.run()
     assert compaction.run()
+
+
+def test_a_fork_does_not_keep_the_lock(place: Path) -> None:
+    lock = place / "vectors" / "one.lock"
+    with _compaction._alone(lock) as is_alone:
+        assert is_alone
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+    try:
+        with _compaction._alone(lock) as is_alone:
+            assert is_alone
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_stopped_it_leaves_things_as_they_were(store: EmbeddedStore, place: Path) -> None:
+    before = snapshot_of(place)
+    compaction = _compaction.Compaction(store.database, SPEC, place / "vectors")
+    compaction.stop()
+    assert not compaction.run()
+    assert snapshot_of(place) == before and plan(store).startswith("graph of 600 rows")
+
+
+def test_a_drop_while_building(store: EmbeddedStore, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(snapshot_of(place))
+    store.build(SPEC)
+    store.drop(SPEC.name)
+    assert list((place / "vectors").iterdir()) == [] and not store._vectors.is_building
+    assert not [one for one in caplog.messages if "could not be built" in one]
 
 
 def test_a_full_disk_while_building(

@@ -77,7 +77,7 @@ def search_command(
     with invocation.bound() as collection:
         hits = collection.search(asked, **options)
         name, tenant = collection.name, invocation.settings.tenant
-        unknown_tenant = not hits and tenant is not None and not collection.documents(limit=1)
+        is_empty = not hits and not collection.documents(limit=1)
     if invocation.as_json:
         print_json(
             {
@@ -91,8 +91,10 @@ def search_command(
             }
         )
         return
-    if unknown_tenant:
+    if is_empty and tenant is not None:
         say(f"Nothing found: no document belongs to the tenant {tenant!r}. Check how it is spelt.")
+    elif is_empty:
+        say("Nothing found: the collection holds no document yet. Add some with: shelflist sync PATH")
     elif not hits:
         say("Nothing found." + (" The filter may match nothing: shelflist count --where …" if where else ""))
     for rank, hit in enumerate(hits, 1):

@@ -22,7 +22,8 @@ class Capabilities:
     `unsupported_on`: operators of `filter_operators` that it lacks on fields of one type. `joins_live`: whether its vector
     search takes the ledger's check into its own statement, where both share a database. `upkeep`: whether `Store.repair`
     mends what a comparison of ids does not show (an invalid index, a place that was set read-only, a point that is there
-    twice), so that every repair calls it.
+    twice), so that every repair calls it. `builds_aside`: whether `Store.build` only begins it, so that a pass that changes
+    nothing calls it too: an earlier one may have been interrupted.
     """
 
     store: str
@@ -47,6 +48,7 @@ class Capabilities:
     unsupported_on: frozenset[tuple[Operator, FieldType]] = frozenset()
     joins_live: bool = False
     upkeep: bool = False
+    builds_aside: bool = False
 
     def require_index(self, index: IndexSpec | None, metric: Metric, dimensions: int) -> None:
         """Raise UnsupportedIndex unless the store can build this index."""

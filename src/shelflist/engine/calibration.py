@@ -50,18 +50,19 @@ def sample_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vec
     return prepared(moved, metric)
 
 
-def true_neighbours(vectors: Vector, queries: Vector, metric: Metric) -> Positions:
-    """The NEIGHBOURS exactly nearest of each query, shape (queries, at most NEIGHBOURS)."""
+def true_neighbours(vectors: Vector, queries: Vector, metric: Metric, among: Positions | None = None) -> Positions:
+    """Positions of the NEIGHBOURS exactly nearest of each query (among these), shape (queries, at most NEIGHBOURS)."""
+    total = len(vectors) if among is None else len(among)
     kept = np.empty((len(queries), 0), np.float32)
     places = np.empty((len(queries), 0), np.int64)
-    for start in range(0, len(vectors), _BATCH):
-        part = vectors[start : start + _BATCH]
+    for start in range(0, total, _BATCH):  # a part at a time: all of a large filter need not fit into memory
+        rows = np.arange(start, min(start + _BATCH, total)) if among is None else among[start : start + _BATCH]
+        part = vectors[rows] if among is not None else vectors[start : start + _BATCH]
         near = queries @ part.T
         if metric == "l2":
             near = 2 * near - np.einsum("ij,ij->i", part, part)
         kept = np.concatenate([kept, near], axis=1)
-        ids = np.broadcast_to(np.arange(start, start + len(part)), near.shape)
-        places = np.concatenate([places, ids], axis=1)
+        places = np.concatenate([places, np.broadcast_to(rows, near.shape)], axis=1)
         best = np.argsort(-kept, axis=1, kind="stable")[:, :NEIGHBOURS]
         kept, places = np.take_along_axis(kept, best, axis=1), np.take_along_axis(places, best, axis=1)
     return places

@@ -7,7 +7,7 @@ Error Bound for Approximate Nearest Neighbor Search" (SIGMOD 2024), in the imple
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ class Codes:
         self.count: int = index.ntotal
 
     @classmethod
-    def build(cls, vectors: Vector, metric: Metric) -> Codes:
-        """Codes of prepared vectors (n, d); `vectors` may be a mapped file."""
+    def build(cls, vectors: Vector, metric: Metric, check: Callable[[], None] = lambda: None) -> Codes:
+        """Codes of prepared vectors (n, d); `vectors` may be a mapped file; `check` is called now and then, and may raise."""
         import faiss
 
         count, dimensions = vectors.shape
@@ -90,6 +90,7 @@ class Codes:
         step = max(1, count // _TRAINING_ROWS)
         index.train(np.ascontiguousarray(vectors[::step]))
         for start in range(0, count, _BATCH):
+            check()
             index.add(np.ascontiguousarray(vectors[start : start + _BATCH]))
         return cls(index)
 

@@ -6,6 +6,7 @@ never changed once built: what is deleted is passed over, what is newer is looke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from shelflist.core.types import Metric, Vector
 from shelflist.engine.codes import Selection
 from shelflist.engine.exact import Positions
 
-_BATCH = 16_384
+_BATCH = 4_096
 
 
 class Graph:
@@ -27,8 +28,10 @@ class Graph:
         self.count: int = index.ntotal
 
     @classmethod
-    def build(cls, vectors: Vector, metric: Metric, *, m: int, ef_construction: int) -> Graph:
-        """A graph of prepared vectors (n, d); `vectors` may be a mapped file."""
+    def build(
+        cls, vectors: Vector, metric: Metric, check: Callable[[], None] = lambda: None, *, m: int, ef_construction: int
+    ) -> Graph:
+        """A graph of prepared vectors (n, d); `vectors` may be a mapped file; `check` is called now and then, and may raise."""
         import faiss
 
         count, dimensions = vectors.shape
@@ -37,6 +40,7 @@ class Graph:
         index.hnsw.efConstruction = ef_construction
         index.train(np.ascontiguousarray(vectors[:1]))
         for start in range(0, count, _BATCH):
+            check()
             index.add(np.ascontiguousarray(vectors[start : start + _BATCH]))
         return cls(index)
 

@@ -108,19 +108,23 @@ def _by_graph(
 
 def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[Positions | None, str]:
     assert base.codes is not None
-    known = matches.depth or base.calibration.depth
+    prepared = matches.prepared
+    if prepared.is_measured:
+        known = prepared.depth
+    else:
+        known = base.calibration.depth
+        if known is not None and not matches.is_all:
+            known *= _UNKNOWN_FILTER
     if known is None:
         return None, ""
-    depth = math.ceil(
-        (known if matches.depth or matches.is_all else known * _UNKNOWN_FILTER) * max(1.0, limit / NEIGHBOURS)
-    )
+    depth = math.ceil(known * max(1.0, limit / NEIGHBOURS))
     if 2 * depth > matches.count:
         return None, ""
-    packed = matches.packed
+    packed = prepared.packed if prepared.is_measured else None
     if packed is None:
         found = base.codes.nearest(query, depth, matches.selection(base.codes.count))
         return found, f"codes of {matches.count} rows, {depth} compared whole"
-    if matches.packed_of is matches.mask:
+    if prepared.of is matches.mask:
         found = packed.nearest(query, depth)
     else:
         found = packed.nearest(query, math.ceil(depth / (1 - MOST_GONE)))

@@ -89,7 +89,7 @@ def load(directory: Path, moment: Moment) -> Snapshot:
         return _opened(directory, moment, _manifest(directory, moment))
 
 
-def check_file(path: Path, facts: dict[str, Any], *, whole: bool = False) -> None:
+def _check_file(path: Path, facts: dict[str, Any], *, whole: bool = False) -> None:
     """Compare a file with what the manifest says of it. Its bytes are read only if it was touched since, or for `whole`."""
     state = path.stat()
     if state.st_size != facts["size"]:
@@ -98,10 +98,10 @@ def check_file(path: Path, facts: dict[str, Any], *, whole: bool = False) -> Non
         raise SnapshotDamaged(f"{path.name} has another checksum than when it was written")
 
 
-def check(directory: Path, moment: Moment) -> None:
-    """Read every byte; SnapshotDamaged if one is not as it was written."""
+def check(directory: Path, moment: Moment, *, whole: bool = True) -> None:
+    """SnapshotDamaged unless every file is as it was written; `whole`: by all its bytes, else as `load` does."""
     with _read_errors(directory):
-        _manifest(directory, moment, whole=True)
+        _manifest(directory, moment, whole=whole)
 
 
 def mapped_vectors(directory: Path, dimensions: int) -> Vector:
@@ -119,7 +119,7 @@ def _manifest(directory: Path, moment: Moment, *, whole: bool = False) -> dict[s
         if held[key] != wanted:
             raise SnapshotDamaged(f"its {key} is {held[key]}, not {wanted}")
     for name, facts in held["files"].items():
-        check_file(directory / name, facts, whole=whole)
+        _check_file(directory / name, facts, whole=whole)
     return held
 
 

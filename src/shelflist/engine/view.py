@@ -65,10 +65,25 @@ class View:
         return found
 
 
+class Prepared:
+    """What is made aside for a filter that is asked again: kept while rows come and go, so whoever asks next has it.
+
+    `packed`: its codes, of the mask `of`; rows that have died since are taken out of what it finds. `depth`: how deep its
+    searches must look, measured on it; None: not measured, or (`is_measured`) not within reach.
+    """
+
+    def __init__(self) -> None:
+        self.is_under_way = False
+        self.is_measured = False
+        self.packed: PackedCodes | None = None
+        self.of: Mask | None = None
+        self.depth: int | None = None
+
+
 class Matches:
     """The positions of a view that a search may return, and what has been prepared for searching them again.
 
-    `mask` is over all positions; `is_all`: every living one is meant.
+    `mask` is over all positions; `is_all`: every living one is meant. `asked`: how often.
     """
 
     def __init__(self, mask: Mask, *, is_all: bool = False) -> None:
@@ -76,22 +91,16 @@ class Matches:
         self.is_all = is_all
         self.count = int(np.count_nonzero(mask))
         self.asked = 0
-        self.packed: PackedCodes | None = None
-        self.packed_of: Mask | None = None
-        """The mask that `packed` was made of. It may since have lost rows: they are taken out of what it finds."""
-        self.depth: int | None = None
+        self.prepared = Prepared()
         self._positions: Positions | None = None
         self._selection: Selection | None = None
 
     def take_over(self, older: Matches) -> None:
-        """Go on with what was prepared for the same filter before some rows came and others died."""
-        self.asked, self.depth = older.asked, older.depth
-        if older.packed is not None:
-            left = int(np.count_nonzero(self.mask[: older.packed.end]))
-            if left >= older.packed.count * (1 - MOST_GONE):
-                self.packed, self.packed_of = older.packed, older.packed_of
-            else:  # the dead stand in the way of the living: to be made anew
-                self.asked = 0
+        """Go on with what was prepared, or is being prepared, for the same filter before rows came and died."""
+        self.asked = older.asked
+        packed = older.prepared.packed
+        if packed is None or np.count_nonzero(self.mask[: packed.end]) >= packed.count * (1 - MOST_GONE):
+            self.prepared = older.prepared  # else the dead stand in the way of the living: it is to be made anew
 
     @property
     def positions(self) -> Positions:
@@ -108,7 +117,8 @@ class Matches:
     @property
     def nbytes(self) -> int:
         held = 0 if self._positions is None else self._positions.nbytes
-        return self.mask.nbytes + held + (0 if self.packed is None else self.packed.nbytes)
+        packed = self.prepared.packed
+        return self.mask.nbytes + held + (0 if packed is None else packed.nbytes)
 
 
 def _distances(matrix: Vector, positions: Positions, query: Vector, metric: Metric) -> Vector:

@@ -122,8 +122,8 @@ class Sync:
             self._remove_missing(allow_removal)
         if not self._dry:
             self._report.purged += self._writer.purge()
-            if self._wait == "searchable" and self._has_changed():
-                self._writer.build()
+            if self._wait == "searchable":
+                self._writer.build(changed=self._has_changed())
             if not self._single and not any(failure.position is None for failure in self._report.failures):
                 self._ledger.catalog.complete_pass(list(self._sources.values()), changed=self._has_changed())
             self._log()

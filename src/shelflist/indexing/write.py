@@ -144,9 +144,10 @@ class Writer:
                     raise
                 log.warning("%s What was replaced is not marked stale there; no search shows it.", error)
 
-    def build(self) -> None:
-        """Wait for the index that the store has still to build."""
-        self._store.build(self._spec)
+    def build(self, *, changed: bool = True) -> None:
+        """Wait for the index that the store has still to build, or have it begun; `changed`: whether this pass wrote."""
+        if changed or self._store.capabilities.builds_aside:
+            self._store.build(self._spec)
 
     def settle(self) -> None:
         """Wait for what `wait="stored"` left to be revealed."""

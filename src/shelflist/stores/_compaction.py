@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,13 +16,25 @@ from typing import Any
 
 import numpy as np
 
+from shelflist.core.transaction import Transaction
 from shelflist.core.types import Flat, Hnsw, IndexSpec
 from shelflist.database import SqliteDatabase
 from shelflist.engine.calibration import Calibration, depth_for, effort_for, sample_queries, true_neighbours
 from shelflist.engine.codes import LEAST_DIMENSIONS, Codes
 from shelflist.engine.exact import prepared
 from shelflist.engine.graph import Graph
-from shelflist.engine.snapshot import CODES, GRAPH, IDS, ROWS, VECTORS, Moment, mapped_vectors, seal
+from shelflist.engine.snapshot import (
+    CODES,
+    GRAPH,
+    IDS,
+    ROWS,
+    VECTORS,
+    Moment,
+    SnapshotDamaged,
+    check,
+    mapped_vectors,
+    seal,
+)
 from shelflist.stores._removed import create_log, has_log
 from shelflist.stores.protocol import GenerationSpec
 
@@ -35,6 +48,10 @@ _FETCHED = 8_192
 _M, _EF_CONSTRUCTION = 16, 128
 
 
+class Stopped(Exception):
+    """Somebody has called `stop`."""
+
+
 class Compaction:
     """Of one generation."""
 
@@ -43,25 +60,49 @@ class Compaction:
         self._spec = spec
         self._directory = directory
 
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Have a run in another thread end soon, as if it had not been begun."""
+        self._stopped.set()
+
     def is_due(self) -> bool:
-        """Whether so much was written since the last snapshot that another is worth its while."""
+        """Whether there should be a snapshot and is none that can be used, or so much was written since the last one that
+        another is worth its while. Reads no more than a few rows, so that every small sync may ask."""
         name = self._spec.name
         with self._database.read() as tx:
-            snapshot = None
-            if has_log(tx, name):
-                snapshot = tx.execute(
-                    "SELECT place, last_row, rows FROM store_snapshots WHERE name = ?", (name,)
-                ).fetchone()
             found = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (name,)).fetchone()
             if found is None or found[0] < _least(self._spec.index):
                 return False
-            if snapshot is None or not (self._directory / snapshot[0]).is_dir():
+            snapshot = self._snapshot(tx)
+            if snapshot is None:
                 return _living(tx, name) >= _least(self._spec.index)
-            _, last_row, rows = snapshot
-            if found[0] - last_row > max(_NEWER, rows * _NEWER_SHARE):
+            place, moment, rows = snapshot
+            if found[0] - moment.last_row > max(_NEWER, rows * _NEWER_SHARE):
                 return True
-            living = _living(tx, name)
-            return living < rows * (1 - _GONE_SHARE)
+            (gone,) = tx.execute(
+                f"SELECT count(*) FROM {name}_removed WHERE sequence > ?", (moment.sequence,)
+            ).fetchone()
+        if gone > rows * _GONE_SHARE:
+            return True
+        try:
+            check(self._directory / place, moment, whole=False)
+        except SnapshotDamaged:
+            return True
+        return False
+
+    def _snapshot(self, tx: Transaction) -> tuple[str, Moment, int] | None:
+        """Place, moment and number of rows of the snapshot in use."""
+        spec = self._spec
+        found = None
+        if has_log(tx, spec.name):
+            found = tx.execute(
+                "SELECT place, sequence, last_row, rows FROM store_snapshots WHERE name = ?", (spec.name,)
+            ).fetchone()
+        if found is None:
+            return None
+        place, sequence, last_row, rows = found
+        return place, Moment(spec.name, sequence, last_row, spec.dimensions, spec.metric), rows
 
     def run(self) -> bool:
         """Build and publish a snapshot; False if another process is at it, or there is too little to build."""
@@ -77,6 +118,9 @@ class Compaction:
                 if enough:
                     seal(place, moment, self._build(place, count))
                 published = self._publish(place.name if enough else None, moment, count)
+            except Stopped:
+                shutil.rmtree(place, ignore_errors=True)
+                return False
             except BaseException:
                 shutil.rmtree(place, ignore_errors=True)
                 raise
@@ -98,6 +142,7 @@ class Compaction:
                 "WHERE p.index_status = 'indexed' ORDER BY p.row"
             )
             while part := cursor.fetchmany(_FETCHED):
+                self._check()
                 some, named, blobs = zip(*part, strict=True)
                 vectors = np.frombuffer(b"".join(blobs), np.float32).reshape(len(some), -1)
                 file.write(prepared(vectors, spec.metric).tobytes())
@@ -114,12 +159,15 @@ class Compaction:
         vectors = mapped_vectors(place, spec.dimensions)
         codes = graph = None
         if _wants_codes(index) and spec.dimensions >= LEAST_DIMENSIONS:
-            codes = Codes.build(vectors, spec.metric)
+            codes = Codes.build(vectors, spec.metric, self._check)
             codes.save(place / CODES)
         if _wants_graph(index, count):
             chosen = index if isinstance(index, Hnsw) else Hnsw(_M, _EF_CONSTRUCTION)
-            Graph.build(vectors, spec.metric, m=chosen.m, ef_construction=chosen.ef_construction).save(place / GRAPH)
+            Graph.build(vectors, spec.metric, self._check, m=chosen.m, ef_construction=chosen.ef_construction).save(
+                place / GRAPH
+            )
             graph = Graph.load(place / GRAPH)
+        self._check()
         if codes is None and graph is None:
             return Calibration(spec.target_recall)
         queries = sample_queries(vectors, spec.metric)
@@ -130,6 +178,10 @@ class Compaction:
             depth=None if codes is None else depth_for(codes, queries, truth, target, count),
             effort=None if graph is None else effort_for(graph, vectors, queries, truth, target),
         )
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped
 
     def _publish(self, place: str | None, moment: Moment, count: int) -> bool:
         """Readers move to the snapshot at their next query; with None, from the old one back to the rows themselves."""
@@ -149,9 +201,7 @@ class Compaction:
     def _remove_left_over(self) -> None:
         """Directories that no snapshot in use has: older ones, and those of a process that died."""
         with self._database.read() as tx:
-            used = None
-            if has_log(tx, self._spec.name):
-                used = tx.execute("SELECT place FROM store_snapshots WHERE name = ?", (self._spec.name,)).fetchone()
+            used = self._snapshot(tx)
         for path in self._directory.glob(f"{self._spec.name}.*"):
             if path.is_dir() and (used is None or path.name != used[0]):
                 shutil.rmtree(path, ignore_errors=True)
@@ -166,7 +216,7 @@ def drop_snapshots(directory: Path, name: str) -> None:
                 path.unlink()
 
 
-def _living(tx: Any, name: str) -> int:
+def _living(tx: Transaction, name: str) -> int:
     (count,) = tx.execute(f"SELECT count(*) FROM {name} WHERE index_status = 'indexed'").fetchone()
     return int(count)
 
@@ -192,7 +242,7 @@ def _least(index: IndexSpec | None) -> int:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[bool]:
-    """Whether no other process compacts this generation now; the lock lasts as long as the block."""
+    """Whether nobody else compacts this generation now; the lock lasts as long as the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         if os.name != "posix":
@@ -205,4 +255,8 @@ def _alone(path: Path) -> Iterator[bool]:
         except OSError:
             yield False
             return
-        yield True
+        try:
+            yield True
+        finally:
+            # Not left to the close: a process that was forked meanwhile has the same lock, and would keep it.
+            fcntl.flock(file, fcntl.LOCK_UN)

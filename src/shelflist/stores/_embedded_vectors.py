@@ -42,7 +42,7 @@ class EmbeddedVectors:
         self._database = database
         self._own_lock = threading.RLock()
         self._caches: dict[str, VectorCache] = {}
-        self._building: dict[str, threading.Thread] = {}
+        self._building: dict[str, tuple[threading.Thread, Compaction]] = {}
         self._pid = os.getpid()
 
     def matching(self, tx: SqliteTransaction, spec: GenerationSpec, scope: Scope) -> tuple[State, Matches]:
@@ -72,7 +72,13 @@ class EmbeddedVectors:
     ) -> Found:
         """The nearest of the matches to a prepared query."""
         found = search(state.view, matches, query, limit, params, spec.index)
-        if matches.asked == _WARM and matches.count > FEW_MATCHES and not matches.is_all and not found.exact:
+        prepared = matches.prepared
+        if (
+            matches.asked >= _WARM
+            and not (prepared.is_under_way or prepared.is_measured or matches.is_all or found.exact)
+            and matches.count > FEW_MATCHES
+        ):
+            prepared.is_under_way = True
             threading.Thread(target=_pack, args=(state.view, matches, spec), name="shelflist-pack", daemon=True).start()
         return found
 
@@ -81,23 +87,21 @@ class EmbeddedVectors:
         from shelflist.stores._compaction import Compaction  # a search pays for nothing that it does not need
 
         compaction = Compaction(self._database, spec, self.path)
-        if not (compaction.is_due() or self._cache(spec).is_damaged):
+        if not compaction.is_due():
             return
         with self._lock:
             at_work = self._building.get(spec.name)
-            if at_work is not None and at_work.is_alive():
-                return
-            self._building[spec.name] = threading.Thread(target=_built, args=(compaction,), name="shelflist-build")
-            self._building[spec.name].start()
+            if at_work is None or not at_work[0].is_alive():
+                thread = threading.Thread(target=_built, args=(compaction,), name="shelflist-build")
+                self._building[spec.name] = (thread, compaction)
+                thread.start()
 
     def rebuild(self, spec: GenerationSpec) -> bool:
         """Build a snapshot now; whether there is one then that was not there before."""
         from shelflist.stores._compaction import Compaction
 
         self.wait()
-        built = Compaction(self._database, spec, self.path).run()
-        self._cache(spec).forget()
-        return built
+        return Compaction(self._database, spec, self.path).run()
 
     def rows(self, tx: Transaction, spec: GenerationSpec) -> int | None:
         """How many rows the snapshot in use has, 0 without one; None if a byte of it is not as it was written."""
@@ -116,19 +120,34 @@ class EmbeddedVectors:
         return int(rows)
 
     def drop(self, name: str) -> None:
-        with self._lock:
-            self._caches.pop(name, None)
         from shelflist.stores._compaction import drop_snapshots
 
+        with self._lock:
+            self._caches.pop(name, None)
+            at_work = self._building.pop(name, None)
+        if at_work is not None:
+            at_work[1].stop()
+            at_work[0].join()
         drop_snapshots(self.path, name)
 
+    @property
+    def is_building(self) -> bool:
+        """Whether this process builds a snapshot at the moment."""
+        with self._lock:
+            return any(thread.is_alive() for thread, _ in self._building.values())
+
     def wait(self) -> None:
-        """Return when no snapshot is being built by this process."""
+        """Return when no snapshot is being built by this process; what interrupts the wait stops the building."""
         with self._lock:
             at_work = list(self._building.values())
             self._building.clear()
-        for thread in at_work:
-            thread.join()
+        try:
+            for thread, _ in at_work:
+                thread.join()
+        except BaseException:
+            for _, compaction in at_work:
+                compaction.stop()
+            raise
 
     def close(self) -> None:
         self.wait()
@@ -171,13 +190,14 @@ def _built(compaction: Compaction) -> None:
 
 def _pack(view: View, matches: Matches, spec: GenerationSpec) -> None:
     """Make the packed copy of a filter's codes, and measure how deep its searches must look."""
-    base, mask = view.base, matches.mask
+    base, mask, prepared = view.base, matches.mask, matches.prepared
     if base is None or base.codes is None:
         return
     positions = matches.positions[: int(mask[: base.codes.count].sum())]
     packed = base.codes.packed(positions)
     queries = sample_queries(base.vectors, spec.metric, _SAMPLES)
-    truth = positions[true_neighbours(base.vectors[positions], queries, spec.metric)]
-    matches.depth = depth_for(packed, queries, truth, base.calibration.target, len(positions))
-    matches.packed_of = mask
-    matches.packed = packed
+    truth = true_neighbours(base.vectors, queries, spec.metric, positions)
+    prepared.depth = depth_for(packed, queries, truth, base.calibration.target, len(positions))
+    prepared.of = mask
+    prepared.packed = packed
+    prepared.is_measured = True  # last: from now on it is searched by

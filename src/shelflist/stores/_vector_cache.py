@@ -151,12 +151,6 @@ class VectorCache:
             self._remember(key, state, found)
         return found
 
-    def forget(self) -> None:
-        """Open the snapshot anew at the next query."""
-        with self._lock:
-            self._known, self._snapshot = None, None
-            self._sets.clear()
-
     def _stored(self, tx: SqliteTransaction) -> _Stored:
         self._has_log = self._has_log or has_log(tx, self._spec.name)
         snapshot = "s.place, s.sequence, s.last_row" if self._has_log else "NULL, 0, 0"
@@ -198,17 +192,12 @@ class VectorCache:
             except SnapshotDamaged as error:
                 self._snapshot = (stored.place, None)
                 log.warning(
-                    "The snapshot of the vectors in %s cannot be used: %s. Searches read the rows themselves until the "
-                    "next sync, or shelflist repair, has built it anew.",
+                    "The snapshot of the vectors in %s cannot be used: %s. Searches compare all rows until the next sync, or "
+                    "shelflist repair, has built it anew.",
                     self._directory / stored.place,
                     error,
                 )
         return self._snapshot[1]
-
-    @property
-    def is_damaged(self) -> bool:
-        """Whether the snapshot that the last search wanted could not be used."""
-        return self._snapshot is not None and self._snapshot[1] is None
 
     def _caught_up(self, tx: SqliteTransaction, old: State, newer: _Newer, stored: _Stored) -> _Known:
         name = self._spec.name

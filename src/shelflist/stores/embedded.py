@@ -59,7 +59,7 @@ class EmbeddedStore:
         index_kinds=frozenset({"flat", "hnsw"}),
         metrics=frozenset({"cosine", "dot", "l2"}),
         filter_operators=frozenset(Operator),
-        filtering="pre",
+        filtering="by filter",
         exact=True,
         keyword="bm25",
         max_dimensions=65_536,
@@ -68,6 +68,7 @@ class EmbeddedStore:
         tenancy="filter",
         concurrent_writers=True,
         durable=True,
+        builds_aside=True,
     )
 
     def __init__(self, path: Path, *, busy_timeout: float = 30.0) -> None:

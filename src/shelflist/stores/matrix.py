@@ -41,6 +41,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "vectors": ("vectors", "whether they come back as written, or with length 1 under cosine"),
     "joins_live": ("one statement", "whether search and the ledger's check are one statement"),
     "upkeep": ("upkeep", "whether `shelflist repair` also has the server mend what no comparison of ids shows"),
+    "builds_aside": ("built aside", "whether the index is built while a sync has returned; close waits for it"),
     "max_batch": ("batch", "most points that one upsert takes"),
     "concurrent_writers": ("many writers", "whether several processes may write at once"),
     "durable": ("durable", "whether it outlives the process"),

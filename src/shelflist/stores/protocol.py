@@ -119,7 +119,8 @@ class Store(Protocol):
         ...
 
     def build(self, spec: GenerationSpec) -> None:
-        """Return when the index that the generation calls for is built. Called at the end of a pass, not after a write."""
+        """Return when the index that the generation calls for is built, or (`builds_aside`) being built while every search
+        finds everything without it; `close` then waits. Called at the end of a pass, not after a write."""
         ...
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
