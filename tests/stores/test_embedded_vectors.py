@@ -29,10 +29,10 @@ from shelflist.stores.embedded import EmbeddedStore
 from shelflist.stores.protocol import GenerationSpec, Scope
 from shelflist.testing.points import point_id
 
-DIMENSIONS = 48
+DIMENSIONS = 96
 FIELDS = Fields({"group": int})
 INDEX = Hnsw(indexing_threshold=100, full_scan_threshold=0)
-SPEC = GenerationSpec("sl_test_1", DIMENSIONS, index=INDEX, fields=FIELDS)
+SPEC = GenerationSpec("sl_test_1", DIMENSIONS, index=INDEX, fields=FIELDS, target_recall=0.9)
 TRUTH = SearchParams(exact=True)
 
 
@@ -390,6 +390,14 @@ def test_stopped_it_leaves_things_as_they_were(store: EmbeddedStore, place: Path
     assert snapshot_of(place) == before and plan(store).startswith("graph of 600 rows")
 
 
+def test_of_a_generation_that_is_gone_there_is_nothing_to_build(store: EmbeddedStore, place: Path) -> None:
+    compaction = _compaction.Compaction(store.database, SPEC, place / "vectors")
+    assert compaction.run()
+    store.drop(SPEC.name)
+    assert not compaction.is_due() and not compaction.run()
+    assert [path.suffix for path in (place / "vectors").iterdir()] == [".lock"]
+
+
 def test_a_drop_while_building(store: EmbeddedStore, place: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(snapshot_of(place))
     store.build(SPEC)
@@ -498,7 +506,7 @@ def test_a_drop_takes_the_snapshots_with_it(store: EmbeddedStore, place: Path) -
 
 
 def test_planner_reads_its_thresholds(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    auto = GenerationSpec(SPEC.name, DIMENSIONS, fields=FIELDS)
+    auto = GenerationSpec(SPEC.name, DIMENSIONS, fields=FIELDS, target_recall=0.9)
     scope = Scope(filter=prepare(F("group") == 1, FIELDS))
     assert store.search(auto, vector_of(1), limit=10, scope=scope, params=SearchParams()).exact
     monkeypatch.setattr(planner, "FEW_MATCHES", 0)

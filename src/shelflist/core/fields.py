@@ -74,6 +74,7 @@ class Fields(Mapping[str, FieldType]):
             if name in _RESERVED:
                 raise ConfigError(f"Field name {name!r} is Shelflist's own. Choose another name.")
             self._types[name] = field_type(kind)
+        self._datetimes = [name for name, kind in self._types.items() if kind is FieldType.DATETIME]
 
     def __getitem__(self, name: str) -> FieldType:
         return self._types[name]
@@ -123,8 +124,8 @@ class Fields(Mapping[str, FieldType]):
     def shown(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Stored metadata as users see it: datetimes are aware datetimes again."""
         shown = dict(metadata)
-        for name, kind in self._types.items():
-            if kind is FieldType.DATETIME and isinstance(shown.get(name), int):
+        for name in self._datetimes:
+            if isinstance(shown.get(name), int):
                 shown[name] = from_microseconds(shown[name])
         return shown
 

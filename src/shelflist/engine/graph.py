@@ -17,10 +17,12 @@ from shelflist.engine.codes import Selection
 from shelflist.engine.exact import Positions
 
 _BATCH = 4_096
+_TRAINING_ROWS = 65_536
+"""Among which the least and greatest value of each component is looked for; what lies beyond is cut off."""
 
 
 class Graph:
-    """Over the positions 0 … count - 1, with vectors of 16 bits a component (bf16): whole vectors decide in the end."""
+    """Over the positions 0 … count - 1, with vectors of 8 bits a component: whole vectors decide in the end."""
 
     def __init__(self, index: Any) -> None:
         self._index = index
@@ -36,9 +38,9 @@ class Graph:
 
         count, dimensions = vectors.shape
         kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-        index = faiss.IndexHNSWSQ(dimensions, faiss.ScalarQuantizer.QT_bf16, m, kind)
+        index = faiss.IndexHNSWSQ(dimensions, faiss.ScalarQuantizer.QT_8bit, m, kind)
         index.hnsw.efConstruction = ef_construction
-        index.train(np.ascontiguousarray(vectors[:1]))
+        index.train(np.ascontiguousarray(vectors[:: max(1, count // _TRAINING_ROWS)]))
         for start in range(0, count, _BATCH):
             check()
             index.add(np.ascontiguousarray(vectors[start : start + _BATCH]))

@@ -24,8 +24,8 @@ FEW_MATCHES = 3_000
 """Up to so many are compared exactly: no index is quicker."""
 _MOST = 0.6
 """Share of all rows from which a filter is left to the graph first."""
-_UNKNOWN_FILTER = 2
-"""A filter that nothing was measured for may be correlated against the query, and is looked at twice as deep."""
+_UNKNOWN_FILTER = 1.5
+"""A filter that nothing was measured for may be correlated against the query, and is looked at so much deeper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[
     else:
         known = base.calibration.depth
         if known is not None and not matches.is_all:
-            known *= _UNKNOWN_FILTER
+            known = math.ceil(known * _UNKNOWN_FILTER)
     if known is None:
         return None, ""
     depth = math.ceil(known * max(1.0, limit / NEIGHBOURS))

@@ -45,11 +45,11 @@ GRAPH_FROM = 20_000
 _NEWER, _NEWER_SHARE = 5_000, 0.05
 _GONE_SHARE = 0.2
 _FETCHED = 8_192
-_M, _EF_CONSTRUCTION = 16, 128
+_M, _EF_CONSTRUCTION = 16, 160
 
 
 class Stopped(Exception):
-    """Somebody has called `stop`."""
+    """Somebody has called `stop`, or dropped the generation."""
 
 
 class Compaction:
@@ -134,9 +134,10 @@ class Compaction:
         rows: list[np.ndarray[Any, Any]] = []
         ids: list[bytes] = []
         with self._database.read() as tx, (place / VECTORS).open("wb") as file:
-            sequence, last_row = tx.execute(
-                "SELECT sequence, last_row FROM store_generations WHERE name = ?", (name,)
-            ).fetchone()
+            found = tx.execute("SELECT sequence, last_row FROM store_generations WHERE name = ?", (name,)).fetchone()
+            if found is None:  # dropped since
+                raise Stopped
+            sequence, last_row = found
             cursor = tx.execute(
                 f"SELECT p.row, p.point_id, v.vector FROM {name} p JOIN {name}_vectors v USING (row) "
                 "WHERE p.index_status = 'indexed' ORDER BY p.row"
