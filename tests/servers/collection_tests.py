@@ -1,6 +1,7 @@
 """The tests of a collection's promises, to be run once more with a real engine as the place.
 
-A file of a store imports everything from here and brings its own fixture `place`.
+A file of a store imports everything from here. Its fixture `url` names the server that the `place` is on, unless it
+brings a `place` of its own.
 """
 
 from __future__ import annotations

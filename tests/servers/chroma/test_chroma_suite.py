@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chroma_engine import open_chroma, require_chroma, server_url
+from chroma_engine import open_chroma, require_chroma
 
 from shelflist.core.fields import Fields
 from shelflist.core.filters.nodes import Comparison, Not, Operator, Or
@@ -17,12 +17,6 @@ from shelflist.stores.protocol import GenerationSpec, Scope, Store
 from shelflist.testing import StoreSuite
 from shelflist.testing.points import DIMENSIONS, distances, make_point, make_points, point_id, random_vectors
 from shelflist.testing.store_base import QUERY, NewGeneration, Reopen, StoreBase
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with server_url(tmp_path_factory.mktemp("chroma")) as url:
-        yield url
 
 
 class TestChromaServer(StoreSuite):

@@ -151,3 +151,18 @@ def require_lite() -> None:
 
 def open_milvus(url: str) -> MilvusStore:
     return MilvusStore.at(parse_url(url), busy_timeout=5.0)
+
+
+@contextmanager
+def opened(url: str) -> Iterator[MilvusStore]:
+    store = open_milvus(url)
+    try:
+        yield store
+    finally:
+        store.close()
+        store.close()
+
+
+def client_of(store: MilvusStore) -> Any:
+    """The client itself, for what somebody else may do to a server."""
+    return store._link.client()

@@ -9,89 +9,36 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
-import numpy as np
 import pytest
 from engines import free_port, missing
-from milvus_engine import MilvusServer, open_milvus, require_lite, running
+from milvus_engine import MilvusServer, client_of, open_milvus, opened, require_lite, running
+from milvus_generation import FIELDS, QUERY, ask
 
 import shelflist
-from shelflist import Chunk, Document
+from shelflist import Chunk
 from shelflist.core.errors import (
     ConfigError,
     ShelflistError,
     StoreDenied,
     StoreError,
-    StoreFull,
     StoreMismatch,
     StoreTimeout,
     StoreUnavailable,
     Transient,
     UnsupportedIndex,
 )
-from shelflist.core.fields import Fields
-from shelflist.core.filters import prepare
-from shelflist.core.filters.nodes import Comparison, Operator
-from shelflist.core.types import Candidates, Flat, Hnsw, Ivf, SearchParams
+from shelflist.core.types import Flat, Hnsw, SearchParams
 from shelflist.stores import _connect
 from shelflist.stores.milvus.store import MilvusStore
 from shelflist.stores.protocol import GenerationSpec, Scope
 from shelflist.testing.points import make_point, make_points, point_id, random_vectors
 
-QUERY = random_vectors(1, seed=9)[0]
 SECRET = "open-sesame-1234"
-FIELDS = Fields({"year": int, "title": str, "tags": "list[str]"})
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    with running(tmp_path_factory.mktemp("milvus")) as server:
-        yield server
-
-
-@pytest.fixture
-def store(server: MilvusServer) -> Iterator[MilvusStore]:
-    with opened(server.url) as store:
-        yield store
-
-
-@pytest.fixture
-def spec(store: MilvusStore) -> Iterator[GenerationSpec]:
-    spec = GenerationSpec("sl_badday_1", 16, fields=FIELDS)
-    store.create(spec)
-    yield spec
-    store.drop(spec.name)
-
-
-@pytest.fixture
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connect, "_FIRST_PAUSE", 0.01)
-
-
-@contextmanager
-def opened(url: str) -> Iterator[MilvusStore]:
-    store = open_milvus(url)
-    try:
-        yield store
-    finally:
-        store.close()
-        store.close()
-
-
-def ask(store: MilvusStore, spec: GenerationSpec, limit: int = 3) -> Candidates:
-    return store.search(spec, QUERY, limit=limit, scope=Scope(), params=SearchParams())
-
-
-def client_of(store: MilvusStore) -> Any:
-    """The client itself, for what somebody else may do to a server."""
-    return store._link.client()
 
 
 def refusal(url: str, kind: type[ShelflistError]) -> str:
@@ -387,85 +334,6 @@ def test_verify_sees_what_is_there_twice_and_repair_mends_it(server: MilvusServe
         docs.close()
 
 
-def test_the_indexes_are_as_asked_for(store: MilvusStore) -> None:
-    fields = Fields({"title": str, "year": int, "weight": float, "draft": bool, "at": "datetime", "tags": "list[str]"})
-
-    def made(index: Hnsw | Ivf | Flat) -> dict[str, Mapping[str, Any]]:
-        spec = GenerationSpec("sl_indexes_1", 16, metric="l2", index=index, fields=fields)
-        store.create(spec)
-        client = client_of(store)
-        try:
-            return {
-                found["field_name"]: found
-                for name in client.list_indexes(spec.name)
-                for found in [client.describe_index(spec.name, name)]
-            }
-        finally:
-            store.drop(spec.name)
-
-    indexes = made(Hnsw(m=11, ef_construction=77))
-    vector = indexes.pop("vector")
-    assert (vector["index_type"], vector["metric_type"]) == ("HNSW", "L2")
-    assert (int(vector["M"]), int(vector["efConstruction"])) == (11, 77)
-    assert {name: found["index_type"] for name, found in indexes.items()} == {
-        "document_id": "Trie",
-        "index_status": "Trie",
-        "tenant_id": "Trie",
-        "f_title": "Trie",
-        "f_year": "STL_SORT",
-        "f_weight": "STL_SORT",
-        "f_draft": "STL_SORT",
-        "f_at": "STL_SORT",
-    }
-    vector = made(Ivf(nlist=33))["vector"]
-    assert (vector["index_type"], int(vector["nlist"])) == ("IVF_FLAT", 33)
-    vector = made(Ivf(nlist=33, quantization="scalar"))["vector"]
-    assert (vector["index_type"], int(vector["nlist"])) == ("IVF_SQ8", 33)
-    assert made(Flat())["vector"]["index_type"] == "FLAT"
-
-
-def test_few_matches_are_compared_exactly(store: MilvusStore) -> None:
-    spec = GenerationSpec("sl_few_1", 16, index=Hnsw(full_scan_threshold=100), fields=FIELDS)
-    store.create(spec)
-    points = [
-        make_point(f"p{i}", row, metadata={"year": i}, fields=FIELDS)
-        for i, row in enumerate(random_vectors(300, seed=1))
-    ]
-    assert not store.upsert(spec, points).failed
-    store.flush(spec)
-    for below, exact in ((100, True), (101, False)):
-        scope = Scope(filter=prepare(Comparison("year", Operator.LT, below), FIELDS))
-        found = store.search(spec, QUERY, limit=10, scope=scope, params=SearchParams())
-        assert found.exact is exact and len(found.items) == 10, found.plan
-    assert not ask(store, spec).exact
-    store.drop(spec.name)
-
-
-def test_an_effort_beyond_the_server_s_is_refused(store: MilvusStore, spec: GenerationSpec) -> None:
-    with pytest.raises(UnsupportedIndex, match="32,768"):
-        store.search(spec, QUERY, limit=3, scope=Scope(), params=SearchParams(ef_search=32_769))
-    with pytest.raises(UnsupportedIndex, match="32,768"):
-        store.create(GenerationSpec("sl_effort_1", 16, index=Hnsw(ef_search=40_000)))
-    assert not client_of(store).has_collection("sl_effort_1")
-
-
-def test_more_fields_than_milvus_has(store: MilvusStore) -> None:
-    spec = GenerationSpec("sl_many_1", 16, fields=Fields({f"field{i}": (str, float, int)[i % 3] for i in range(90)}))
-    store.create(spec)
-    vectors = random_vectors(4, seed=1)
-    rows = [{f"field{i}": (f"text {n}", n / 2, n)[i % 3] for i in range(90)} for n in range(4)]
-    points = [make_point(f"p{n}", v, metadata=rows[n], fields=spec.fields) for n, v in enumerate(vectors)]
-    assert not store.upsert(spec, points).failed
-    store.flush(spec)
-    for name, value in (("field0", "text 2"), ("field87", "text 2"), ("field88", 1.0), ("field89", 2)):
-        scope = Scope(filter=prepare(Comparison(name, Operator.EQ, value), spec.fields))
-        assert [c.point_id for c in store.search(spec, QUERY, limit=9, scope=scope, params=SearchParams()).items] == [
-            point_id("p2")
-        ]
-    assert store.get(spec, [point_id("p2")])[0].metadata == points[2].metadata
-    store.drop(spec.name)
-
-
 def test_a_search_is_asked_again_while_the_server_is_not_ready(
     store: MilvusStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -592,305 +460,6 @@ def test_a_server_that_is_too_old_is_refused(
         with pytest.raises(StoreError, match=rf"is version {told}; 2.3 is the oldest supported") as caught:
             store.read_marker("nothing")
         assert not isinstance(caught.value, Transient)
-
-
-def test_sealed_and_indexed(store: MilvusStore) -> None:
-    """What the tests of the suite write is too little to be indexed by Milvus by itself: vectors, filters, all of it."""
-    for index in (Hnsw(indexing_threshold=1_000), Ivf(nlist=16, nprobe=8)):
-        spec = GenerationSpec("sl_sealed_1", 16, index=index, fields=FIELDS)
-        store.create(spec)
-        vectors = random_vectors(6_000, seed=2)
-        points = [
-            make_point(f"p{i}", row, metadata={"year": i, "title": f"t{i % 7}"}, fields=FIELDS)
-            for i, row in enumerate(vectors)
-        ]
-        assert not store.upsert(spec, points).failed
-        store.flush(spec)
-        store.build(spec)
-        stats = store.stats(spec)
-        assert stats["pending_rows"] == 0 and stats["indexed_rows"] == 6_000
-        states = {segment.state.name for segment in client_of(store).list_loaded_segments(spec.name)}
-        assert states == {"Sealed"} and store.count(spec, Scope()) == 6_000
-        asked = random_vectors(40, seed=3)
-        hit = 0
-        for query in asked:
-            answers = [
-                store.search(spec, query, limit=10, scope=Scope(), params=SearchParams(exact=exact))
-                for exact in (True, False)
-            ]
-            true, near = ({candidate.point_id for candidate in one.items} for one in answers)
-            hit += len(true & near)
-        assert hit >= 0.95 * 10 * len(asked) or index.kind == "ivf"
-        found = store.vectors(spec, [point.point_id for point in points])
-        assert all(found[point.point_id].tobytes() == point.vector.tobytes() for point in points)
-        scope = Scope(filter=prepare(Comparison("title", Operator.STARTS_WITH, "t3"), FIELDS))
-        true = store.search(spec, QUERY, limit=10, scope=scope, params=SearchParams(exact=True))
-        near = store.search(spec, QUERY, limit=10, scope=scope, params=SearchParams())
-        assert true.exact and not near.exact
-        assert len({c.point_id for c in true.items} & {c.point_id for c in near.items}) >= 8
-        everything = store.search(spec, QUERY, limit=6_001, scope=Scope(), params=SearchParams())
-        assert len(everything.items) == 6_000 and everything.exhausted
-        store.delete(spec, [points[0].point_id])
-        store.set_stale(spec, [points[1].point_id])
-        store.flush(spec)
-        assert store.count(spec, Scope()) == 5_998 and store.stats(spec)["points"] == 5_999
-        store.drop(spec.name)
-
-
-def test_the_index_answers_when_build_returns(store: MilvusStore) -> None:
-    """Not the makeshift index of the open segment, whose recall nobody chose."""
-    spec = GenerationSpec("sl_built_1", 64, index=Hnsw(ef_search=256))
-    store.create(spec)
-    vectors = random_vectors(12_000, seed=5, dimensions=64)
-    for start in range(0, len(vectors), 6_000):
-        some = range(start, start + 6_000)
-        assert not store.upsert(spec, [make_point(f"p{i}", vectors[i]) for i in some]).failed
-    store.flush(spec)
-    store.build(spec)
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    hits = 0
-    for query in random_vectors(50, seed=6, dimensions=64):
-        true = {point_id(f"p{i}") for i in np.argsort(-(unit @ query))[:10]}
-        found = store.search(spec, query, limit=10, scope=Scope(), params=SearchParams())
-        hits += len(true & {one.point_id for one in found.items})
-    assert hits >= 0.95 * 500
-    store.drop(spec.name)
-
-
-def test_quantized_vectors_are_put_in_order_by_whole_ones(store: MilvusStore) -> None:
-    """The server of the tests quantizes in IVF only; the way of asking is the same."""
-    spec = GenerationSpec("sl_scalar_1", 8, metric="l2", index=Ivf(nlist=1, nprobe=1, quantization="scalar"))
-    store.create(spec)
-    vectors = random_vectors(6_000, seed=7, dimensions=8)
-    vectors[0] = 100.0  # so that a step of the quantizer is as wide as the distances between neighbours differ
-    assert not store.upsert(spec, [make_point(f"p{i}", row) for i, row in enumerate(vectors)]).failed
-    store.flush(spec)
-    store.build(spec)
-    hits = 0
-    for query in random_vectors(50, seed=8, dimensions=8):
-        far = np.linalg.norm(vectors - query, axis=1)
-        true = np.argsort(far)[:10]
-        found = store.search(spec, query, limit=10, scope=Scope(), params=SearchParams())
-        hits += len({point_id(f"p{i}") for i in true} & {one.point_id for one in found.items})
-        by_id = {point_id(f"p{i}"): far[i] for i in range(6_000)}
-        assert [one.value for one in found.items] == pytest.approx(
-            [by_id[one.point_id] for one in found.items], rel=1e-3
-        )
-    assert hits >= 0.98 * 500
-    store.drop(spec.name)
-
-
-def test_more_than_one_search_returns(store: MilvusStore) -> None:
-    spec = GenerationSpec("sl_deep_1", 4)
-    store.create(spec)
-    vectors = random_vectors(17_000, seed=3, dimensions=4)
-    for start in range(0, 17_000, 10_000):
-        some = [make_point(f"p{i}", vectors[i]) for i in range(start, min(17_000, start + 10_000))]
-        assert not store.upsert(spec, some).failed
-    store.flush(spec)
-    found = store.search(spec, QUERY[:4], limit=16_500, scope=Scope(), params=SearchParams())
-    values = [item.value for item in found.items]
-    assert len(values) == 16_500 and found.exact and not found.exhausted and values == sorted(values)
-    store.drop(spec.name)
-
-
-def test_replicas_that_are_behind(store: MilvusStore, spec: GenerationSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine alone can hold one replica only; with more of them, flush waits for those that did not answer."""
-    monkeypatch.setattr("shelflist.stores.milvus.store._BOUNDED", 2.0)
-    assert len(client_of(store).describe_replica(spec.name)) == 1
-    begun = time.monotonic()
-    store.flush(spec)
-    assert time.monotonic() - begun < 1.5
-    with opened(store._link.address) as other:
-        monkeypatch.setattr(client_of(other), "describe_replica", lambda name, timeout: [None, None])
-        begun = time.monotonic()
-        other.flush(spec)
-        assert time.monotonic() - begun > 2
-
-
-def test_tenants_are_a_partition_key(store: MilvusStore) -> None:
-    spec = GenerationSpec("sl_tenants_1", 16, tenanted=True)
-    store.create(spec)
-    fields = client_of(store).describe_collection(spec.name)["fields"]
-    assert [field["name"] for field in fields if field.get("is_partition_key")] == ["tenant_id"]
-    store.drop(spec.name)
-
-
-def test_killed_in_the_middle_of_a_load(tmp_path: Path, no_patience: None) -> None:
-    """What was acknowledged is there after the restart, and the same batches again bring the rest, nothing twice."""
-    spec = GenerationSpec("sl_killed_1", 16, fields=FIELDS)
-    batches = [make_points(f"b{i}.", 300, seed=i, metadata={"year": i}, fields=FIELDS) for i in range(12)]
-    with running(tmp_path) as server, opened(f"{server.url}?timeout=5") as store:
-        store.create(spec)
-        acknowledged: list[bytes] = []
-        for number, batch in enumerate(batches):
-            if number == 6:
-                server.stop(signal.SIGKILL)
-            try:
-                acknowledged += store.upsert(spec, batch).stored
-            except StoreError as error:
-                assert isinstance(error, Transient) and server.url in str(error)
-                break
-        assert len(acknowledged) == 6 * 300
-        server.start()
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                there = {one for one, _ in store.scan(spec)}
-                break
-            except (StoreUnavailable, StoreTimeout):
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
-        assert there >= set(acknowledged)
-        for batch in batches:
-            assert not store.upsert(spec, batch).failed
-        store.flush(spec)
-        assert store.count(spec, Scope()) == 3_600 == store.stats(spec)["points"]
-        assert len(ask(store, spec, 4_000).items) == 3_600
-
-
-@contextmanager
-def killed_at_the_insert(store: MilvusStore, server: MilvusServer, number: int) -> Iterator[list[str]]:
-    """Kills the server, from another thread, while this insert is in flight. What is yielded tells that it was."""
-    client = client_of(store)
-    insert, begun, calls, told = client.insert, Event(), count(1), list[str]()
-
-    def watched(*words: Any, **options: Any) -> Any:
-        if next(calls) != number:
-            return insert(*words, **options)
-        os.kill(server.pid, signal.SIGSTOP)  # so that it cannot have answered
-        begun.set()
-        try:
-            return insert(*words, **options)
-        except BaseException:
-            told.append("in flight")
-            raise
-
-    def kill() -> None:
-        if begun.wait(60):
-            time.sleep(0.3)
-            server.stop(signal.SIGKILL)
-
-    killer = Thread(target=kill)
-    killer.start()
-    client.insert = watched
-    try:
-        yield told
-    finally:
-        client.insert = insert
-        begun.set()
-        killer.join()
-
-
-def test_killed_while_a_request_is_in_flight(tmp_path: Path, no_patience: None) -> None:
-    """The sync that it stops says so; the same sync after the restart finishes, and nothing is lost or there twice."""
-    ledger = f"sqlite:{tmp_path / 'ledger.db'}"
-    vectors = random_vectors(400, seed=5)
-    documents = [
-        Document(f"{i}.md", chunks=[Chunk(f"text {n}", embedding=vectors[n]) for n in range(i * 10, i * 10 + 10)])
-        for i in range(40)
-    ]
-    given: dict[str, Any] = {"embedder": None, "fingerprint": "f", "dimensions": 16, "ledger": ledger}
-    with running(tmp_path) as server:
-        docs = shelflist.open(f"{server.url}?timeout=5", "cut", **given)
-        try:
-            docs.sync_all(documents[:10])
-            store = docs._parts.store
-            assert isinstance(store, MilvusStore)
-            with killed_at_the_insert(store, server, 1) as told:
-                with pytest.raises(StoreError) as caught:
-                    docs.sync_all(documents)
-                assert isinstance(caught.value, Transient) and server.url in str(caught.value)
-            assert told == ["in flight"]
-            server.start()
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    docs.sync_all(documents)
-                    break
-                except (StoreUnavailable, StoreTimeout):
-                    assert time.monotonic() < deadline
-                    time.sleep(0.5)
-            found = docs.verify(sample=400)
-            assert found["ok"] and found["store"] == 400 and docs.count() == 400
-            assert docs.search(vectors[399], limit=1, mode="dense")[0].content == "text 399"
-        finally:
-            docs.close()
-
-
-def set_quota(server: MilvusServer, *, deny: bool) -> None:
-    """As an operator does who sees the disk run full, and has made room. The server reads its settings again by itself."""
-    settings = server.log.parent / "data" / "configs" / "milvus.yaml"
-    old, new = ("forceDeny: false", "forceDeny: true") if deny else ("forceDeny: true", "forceDeny: false")
-    text = settings.read_text()
-    assert old in text
-    settings.write_text(text.replace(old, new, 1))
-
-
-def test_no_space_is_left(tmp_path: Path) -> None:
-    """As an operator's quota says it, which comes before the disk is full. With room again, the load is finished."""
-    vectors = random_vectors(300, seed=6)
-
-    def documents(number: int) -> list[Document]:
-        return [
-            Document(f"{i}.md", chunks=[Chunk(f"text {n}", embedding=vectors[n]) for n in (2 * i, 2 * i + 1)])
-            for i in range(number)
-        ]
-
-    given: dict[str, Any] = {"embedder": None, "fingerprint": "f", "dimensions": 16}
-    with running(tmp_path) as server:
-        docs = shelflist.open(server.url, "full", ledger=f"sqlite:{tmp_path / 'ledger.db'}", **given)
-        try:
-            docs.sync_all(documents(20))
-            set_quota(server, deny=True)
-            loaded = 20
-            with pytest.raises(StoreFull, match=server.url):
-                for loaded in range(21, 150):  # the server looks at its settings every few seconds
-                    docs.sync_all(documents(loaded))
-                    time.sleep(0.2)
-            assert 20 <= loaded - 1 <= docs.count() // 2
-            set_quota(server, deny=False)
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    docs.sync_all(documents(150))
-                    break
-                except StoreFull:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.5)
-            found = docs.verify(sample=300)
-            assert found["ok"] and found["store"] == 300 and docs.count() == 300
-        finally:
-            docs.close()
-
-
-def test_lite_in_another_process(tmp_path: Path) -> None:
-    require_lite()
-    path = tmp_path / "index.db"
-    spec = GenerationSpec("sl_lite_1", 16)
-    with opened(f"milvus:{path}") as store:
-        store.create(spec)
-        store.upsert(spec, make_points("p", 5, seed=1))
-        code = (
-            "from shelflist.config import parse_url\nfrom shelflist.core.errors import StoreUnavailable\n"
-            "from shelflist.stores.milvus.store import MilvusStore\n"
-            f"try:\n    MilvusStore.at(parse_url('milvus:{path}'), busy_timeout=1).read_marker('docs')\n"
-            "except StoreUnavailable as error:\n    print(error)\n"
-        )
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-        assert "another process has it open" in other.stdout, other.stderr
-        assert store.stats(spec)["points"] == 5
-    with opened(f"milvus:{path}") as again:
-        assert again.stats(spec)["points"] == 5 and not again.capabilities.concurrent_writers
-
-
-def test_lite_in_no_folder(tmp_path: Path) -> None:
-    require_lite()
-    with (
-        opened(f"milvus:{tmp_path / 'nowhere' / 'index.db'}") as store,
-        pytest.raises(StoreUnavailable, match="nowhere"),
-    ):
-        store.read_marker("docs")
 
 
 def test_what_a_version_cannot_do(server: MilvusServer, tmp_path: Path) -> None:

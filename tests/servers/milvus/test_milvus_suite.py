@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from milvus_engine import any_server, open_milvus
+from milvus_engine import open_milvus
 
 from shelflist.stores.protocol import Store
 from shelflist.testing import StoreSuite
 from shelflist.testing.store_base import Reopen
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with any_server(tmp_path_factory.mktemp("milvus")) as url:
-        yield url
 
 
 class TestMilvus(StoreSuite):

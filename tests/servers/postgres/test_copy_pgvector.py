@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from copy_tests import told
 
 import shelflist
 from shelflist import Chunk, Document
@@ -25,17 +26,6 @@ def source(tmp_path: Path) -> Any:
         collection.delete("page-7")
         collection.mark_stale("page-8")
         yield collection
-
-
-def told(collection: shelflist.Collection) -> dict[str, Any]:
-    return {
-        one["document_id"]: [
-            {key: chunk[key] for key in ("chunk_id", "content", "metadata", "position")}
-            for chunk in collection.show(one["document_id"])["chunks"]
-        ]
-        for one in collection.documents()
-        if one["document_id"] != "page-8"
-    }
 
 
 def test_there_and_back_again(source: shelflist.Collection, postgres: Any, tmp_path: Path) -> None:

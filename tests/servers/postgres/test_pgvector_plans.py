@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 from postgres_engine import PostgresServer
+from sent_statements import plans_of, statements_sent
 
 import shelflist
 from shelflist import Chunk, Collection, Document
-from shelflist.config import parse_url
 from shelflist.core.fields import Fields
 from shelflist.core.filters import F, Filter, prepare
 from shelflist.core.types import Candidates, Flat, Hnsw, IndexSpec, Ivf, Point, SearchParams, Vector
-from shelflist.postgres import PostgresTransaction
 from shelflist.stores.pgvector import planner
 from shelflist.stores.pgvector.store import PgvectorStore
 from shelflist.stores.protocol import GenerationSpec, Scope
@@ -52,14 +50,6 @@ def points(*, tenanted: bool) -> list[Point]:
 
 
 @pytest.fixture(scope="module")
-def store(postgres: PostgresServer) -> Iterator[PgvectorStore]:
-    # One connection, so that a plan is asked for where the settings of a search are.
-    store = PgvectorStore.at(parse_url(postgres.fresh(scheme="pgvector", pool_size=1)), busy_timeout=30.0)
-    yield store
-    store.close()
-
-
-@pytest.fixture(scope="module")
 def saas(store: PgvectorStore) -> GenerationSpec:
     return built(store, "sl_saas_1", Hnsw(indexing_threshold=5_000), tenanted=True)
 
@@ -74,22 +64,11 @@ def built(store: PgvectorStore, name: str, index: IndexSpec, *, tenanted: bool) 
 
 def plans(store: PgvectorStore, search: Callable[[], Any]) -> str:
     """The plans of all statements that look for rows of a generation while `search` runs; none may read a table whole."""
-    sent: list[tuple[str, Any]] = []
-    plain = PostgresTransaction.execute
-
-    def noted(tx: PostgresTransaction, sql: str, parameters: Any = (), **options: Any) -> Any:
-        if "index_status = 'indexed'" in sql and not sql.startswith("EXPLAIN"):
-            sent.append((sql, parameters))
-        return plain(tx, sql, parameters, **options)
-
-    with patch.object(PostgresTransaction, "execute", noted):
+    with statements_sent() as all_sent:
         search()
+    sent = [one for one in all_sent if "index_status = 'indexed'" in one[0] and not one[0].startswith("EXPLAIN")]
     assert sent
-    with store.database.read(single=True) as tx:
-        lines = [
-            line for sql, parameters in sent for (line,) in tx.execute(f"EXPLAIN {sql}", parameters, prepare=False)
-        ]
-    plan = "\n".join(lines)
+    plan = plans_of(store, sent)
     assert not re.findall(r"Seq Scan on (\S+)", plan), plan
     return plan
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 from postgres_engine import PostgresServer
+from sent_statements import Statement, plans_of, statements_sent
 
-from shelflist.config import parse_url
 from shelflist.core.errors import InvalidInput, UnsupportedIndex
 from shelflist.core.fields import Fields
 from shelflist.core.filters import F, Filter, prepare
@@ -62,32 +60,15 @@ class House:
         hit = [len(self.nearest(q, where) & {c.point_id for c in self.ask(q, where).items}) for q in asked]
         return sum(hit) / (10 * len(asked))
 
-    def first_sent(self, where: Filter | None) -> tuple[str, Any]:
+    def first_sent(self, where: Filter | None) -> Statement:
         """The first statement of a search that looks for what is near, and its parameters."""
-        sent: list[tuple[str, Any]] = []
-        plain = PostgresTransaction.execute
-
-        def noted(tx: PostgresTransaction, sql: str, parameters: Any = (), **options: Any) -> Any:
-            sent.append((sql, parameters))
-            return plain(tx, sql, parameters, **options)
-
-        with patch.object(PostgresTransaction, "execute", noted):
+        with statements_sent() as sent:
             self.ask(self.queries[0], where)
         return next(one for one in sent if "AS distance" in one[0])
 
     def plan(self, where: Filter | None) -> str:
         """Postgres's own plan of that statement, on the connection that it is sent on."""
-        sql, parameters = self.first_sent(where)
-        with self.store.database.read(single=True) as tx:
-            return "\n".join(line for (line,) in tx.execute(f"EXPLAIN {sql}", parameters, prepare=False))
-
-
-@pytest.fixture(scope="module")
-def store(postgres: PostgresServer) -> Iterator[PgvectorStore]:
-    # One connection, so that a plan or a setting that stuck to it would be seen.
-    store = PgvectorStore.at(parse_url(postgres.fresh(scheme="pgvector", pool_size=1)), busy_timeout=30.0)
-    yield store
-    store.close()
+        return plans_of(self.store, [self.first_sent(where)])
 
 
 @pytest.fixture(scope="module")

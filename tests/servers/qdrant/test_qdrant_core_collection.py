@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from collection_tests import test_the_stores_own_fusion_keeps_every_promise_or_is_refused  # noqa: F401
 from copy_tests import *  # noqa: F403
-from places import Place
 from qdrant_core import serving
 from repair_tests import *  # noqa: F403
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with serving(tmp_path_factory.mktemp("qdrant") / "shards") as (url, _):
         yield url
-
-
-@pytest.fixture
-def place(folder: Path, server: str) -> Iterator[Place]:
-    found = Place(server, f"sqlite:{folder / 'ledger.db'}")
-    yield found
-    found.drop()
-    found.close()

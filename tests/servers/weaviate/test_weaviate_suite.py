@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weaviate_engine import any_server, open_store, running
+from weaviate_engine import open_store, running
 
 import shelflist
 from shelflist import Chunk, Document
@@ -23,12 +23,6 @@ from shelflist.stores.weaviate.store import WeaviateStore
 from shelflist.testing import StoreSuite
 from shelflist.testing.points import distances, make_point, make_points, random_vectors
 from shelflist.testing.store_base import QUERY, NewGeneration, Reopen
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with any_server(tmp_path_factory.mktemp("weaviate")) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
