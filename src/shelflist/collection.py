@@ -159,7 +159,9 @@ class Collection:
 
         Returns when they can be found (`wait="searchable"`) or when the store has them (`"stored"`). If a chunk fails,
         the old revision stays (`on_failed="keep_old"`) or the good chunks replace it (`"switch_without"`); the report
-        names each failure. `revision`: the caller's own monotonic number; an older one than the ledger's is superseded.
+        names each failure. `revision`: the caller's own monotonic number; what comes with an older one than a caller gave
+        before, or with the same and other content, is superseded. The same number may come again for what was marked stale or
+        came in part.
         """
         tenant = self._own_tenant()
         if isinstance(chunks, (str, bytes)):

@@ -250,7 +250,7 @@ def test_a_removed_document_fences_late_writers_in_the_copy_as_well(pair: Pair) 
     pair.copy()
     copy = pair.there()
     for one in (source, copy):
-        assert one.sync("gone", chunks("late"), revision=8).documents_superseded == 1
+        assert one.sync("gone", chunks("late"), revision=7).documents_superseded == 1
         assert one.sync("here", chunks("late"), revision=5).documents_superseded == 1
     assert [one["document_id"] for one in copy.documents()] == ["here"]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 from counting import CountingEmbedder, chunks, contents, counts, unit
 from places import Place
 
-from shelflist import Chunk, Collection
+from shelflist import Chunk, Collection, Document
 from shelflist.core.errors import EmbedderError, InvalidInput, StoreUnavailable, Transient
 from shelflist.core.types import SyncReport
 from shelflist.stores.protocol import GenerationSpec
@@ -337,8 +338,92 @@ class TestRevisions:
         docs.delete("p")
         assert docs.sync("p", chunks("late"), revision=10).documents_superseded == 1
         assert found(docs) == []
-        docs.sync("p", chunks("new"), revision=12)
-        assert found(docs) == ["new"]
+        assert docs.sync("p", chunks("new"), revision=11).documents_superseded == 0
+        assert found(docs) == ["new"] and docs.show("p")["revision"] == 11
+
+    def test_a_document_that_comes_back_needs_only_the_next_number(self, place: Place) -> None:
+        docs = place.open()
+        every = [Document(str(number), chunks(f"text {number}"), revision=1) for number in range(8)]
+        docs.sync_all(every, source="s")
+        docs.sync_all(every[1:], source="s", delete="missing")
+        assert docs.sync_all([Document("0", chunks("again"), revision=1)], source="s").documents_superseded == 1
+        report = docs.sync_all([Document("0", chunks("again"), revision=2)], source="s")
+        assert (report.documents_superseded, report.documents_added) == (0, 1)
+        assert "again" in found(docs)
+
+    def test_the_ledgers_own_count_does_not_stand_in_a_callers_way(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync("p", chunks("ten"), revision=10)
+        docs.sync("p", chunks("without a number"))
+        assert docs.sync("p", chunks("late"), revision=10).documents_superseded == 1
+        assert docs.sync("p", chunks("eleven"), revision=11).documents_superseded == 0
+        assert found(docs) == ["eleven"]
+
+    def test_what_was_marked_stale_comes_again_under_its_number(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync("p", chunks("ten"), revision=10)
+        for _ in range(2):
+            docs.mark_stale("p")
+            assert docs.sync("p", chunks("nine"), revision=9).documents_superseded == 1
+            assert found(docs) == []
+            assert docs.sync("p", chunks("ten"), revision=10).documents_superseded == 0
+            assert found(docs) == ["ten"]
+        assert docs.sync("p", chunks("late"), revision=10).documents_superseded == 1
+        assert docs.verify()["ok"]
+
+    def test_what_came_in_part_comes_again_under_its_number(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync("p", chunks("good", ""), revision=10, on_failed="switch_without")
+        assert found(docs) == ["good"]
+        assert docs.sync("p", chunks("good", "better"), revision=10).documents_superseded == 0
+        assert sorted(found(docs)) == ["better", "good"]
+        assert docs.sync("p", chunks("late"), revision=10).documents_superseded == 1
+
+    def test_an_older_one_is_superseded_while_a_newer_is_on_its_way(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        docs = place.open()
+        docs.sync("p", chunks("ten"), revision=10)
+        begun, go_on = threading.Event(), threading.Event()
+        upsert = docs._parts.store.upsert
+
+        def slow(*given: Any) -> Any:
+            begun.set()
+            go_on.wait(20)
+            return upsert(*given)
+
+        monkeypatch.setattr(docs._parts.store, "upsert", slow)
+        writer = threading.Thread(target=lambda: docs.sync("p", chunks("twenty"), revision=20))
+        writer.start()
+        assert begun.wait(20)
+        if place.apart:
+            report = docs.sync("p", chunks("fifteen"), revision=15)
+            assert counts(report, "documents_superseded", "embedded", "failed") == (1, 0, 0)
+        go_on.set()
+        writer.join()
+        report = docs.sync("p", chunks("fifteen"), revision=15)
+        assert counts(report, "documents_superseded", "embedded", "failed") == (1, 0, 0)
+        assert found(docs) == ["twenty"]
+
+    def test_a_deletion_comes_after_what_was_begun_before_it(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not place.apart:
+            pytest.skip("nothing is begun and not finished in one transaction")
+        docs = place.open()
+        docs.sync("p", chunks("ten"), revision=10)
+        upsert = docs._parts.store.upsert
+
+        def deleted_meanwhile(*given: Any) -> Any:
+            monkeypatch.undo()
+            docs.delete("p")
+            return upsert(*given)
+
+        monkeypatch.setattr(docs._parts.store, "upsert", deleted_meanwhile)
+        assert docs.sync("p", chunks("twenty"), revision=20).documents_superseded == 1
+        assert found(docs) == []
+        docs.sync("p", chunks("twenty-one"), revision=21)
+        assert found(docs) == ["twenty-one"]
 
     def test_the_same_content_under_a_new_revision_moves_the_fence(self, place: Place) -> None:
         docs = place.open()

@@ -305,6 +305,7 @@ class Copier:
             digest=head.digest,
             source_digest=head.source_digest,
             removes_document=head.removed,
+            fence=head.fence,
         )
         was_there = record is not None and not record.removed and record.revision > 0
         planned = PlannedDocument(revision, is_new=not head.removed and not was_there)

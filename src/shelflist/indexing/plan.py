@@ -44,7 +44,8 @@ def plan_document(
     `vectors`: what each chunk brings, or why that cannot be used.
     """
     base = known.revision if known else 0
-    number = document.revision if document.revision is not None else (known.next_revision if known else 0) + 1
+    fence = document.revision or 0
+    number = max(fence, (known.next_revision if known else 0) + 1)
     revision = Revision(
         document_id=document.document_id,
         tenant=document.tenant or "",
@@ -54,6 +55,7 @@ def plan_document(
         source_id=source_id,
         digest=digest.whole,
         source_digest=document.source_digest,
+        fence=fence,
     )
     planned = PlannedDocument(revision, is_new=known is None or known.removed)
     old = {member.chunk_id: member for member in members}

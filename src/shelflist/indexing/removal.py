@@ -55,4 +55,5 @@ def removal(record: DocumentRecord, chunk_keys: list[int]) -> Revision:
         source_digest=None,
         removed=chunk_keys,
         removes_document=True,
+        fence=record.fence,
     )

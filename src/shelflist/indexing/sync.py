@@ -231,9 +231,9 @@ class Sync:
                 self._fail(item.document_id, str(error))
                 continue
             if record and not record.removed and record.digest == found.whole:
-                revision = max(record.revision, item.revision or 0)
-                if (revision, item.source_digest) != (record.revision, record.source_digest):
-                    renewed.append((record.document_key, revision, item.source_digest))
+                fence = max(record.fence, item.revision or 0)
+                if (fence, item.source_digest) != (record.fence, record.source_digest):
+                    renewed.append((record.document_key, fence, item.source_digest))
                 self._report.documents_unchanged += 1
                 self._report.unchanged += record.chunk_count
                 continue
@@ -253,13 +253,14 @@ class Sync:
     ) -> None:
         keys = [known[document.document_id].document_key for document, _ in changed if document.document_id in known]
         members = self._ledger.documents.members(self._collection.generation_id, keys)
+        begun = self._ledger.revisions.begun(keys) if any(document.revision for document, _ in changed) else {}
         vectors = given_vectors(self._collection, [chunk for document, _ in changed for chunk in document.chunks])
         first = 0
         for document, hashes in changed:
             given = vectors[first : first + len(document.chunks)]
             first += len(document.chunks)
             record = known.get(document.document_id)
-            if record and document.revision is not None and document.revision <= record.revision:
+            if record and _is_superseded(document, record, begun.get(record.document_key, 0)):
                 self._report.documents_superseded += 1
                 continue
             failures = len(self._report.failures)
@@ -374,6 +375,16 @@ class _KnownDigests:
 
     def get(self, document_id: str) -> bytes | None:
         return self._documents.source_digest(self._collection_id, self._tenant, document_id)
+
+
+def _is_superseded(document: Document, record: DocumentRecord, begun: int) -> bool:
+    """Whether a caller has given a higher number, or this one to other content. What is to be made good, because it was
+    marked stale or came in part, has no digest and may come again under its own number."""
+    if document.revision is None:
+        return False
+    if document.revision == record.fence:
+        return record.removed or record.digest is not None
+    return document.revision < max(record.fence, begun)
 
 
 def checked_document_id(document_id: object) -> str:

@@ -33,6 +33,8 @@ class DocumentRecord:
     chunk_count: int
     removed: bool
     updated_at: float
+    fence: int
+    """The highest number that callers gave its revisions; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class LiveChunk(NamedTuple):  # a frozen dataclass takes four times as long to m
 
 _DOCUMENT = (
     "SELECT d.document_key, d.document_id, d.tenant_id, d.source_id, s.name, d.revision, d.next_revision, d.digest, "
-    "d.source_digest, d.chunk_count, d.removed_at IS NOT NULL, d.updated_at "
+    "d.source_digest, d.chunk_count, d.removed_at IS NOT NULL, d.updated_at, d.fence "
     "FROM sl_documents d JOIN sl_sources s USING (source_id) "
 )
 
@@ -451,7 +453,7 @@ class Documents:
 
 
 def _document(row: tuple[Any, ...]) -> DocumentRecord:
-    return DocumentRecord(*(*row[:10], bool(row[10]), row[11]))
+    return DocumentRecord(*(*row[:10], bool(row[10]), *row[11:]))
 
 
 def _live_chunk(row: Sequence[Any]) -> LiveChunk:

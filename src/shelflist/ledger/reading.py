@@ -14,7 +14,7 @@ from shelflist.ledger.revisions import NewChunk
 _PART = 500
 _HEAD = (
     "SELECT d.document_key, d.document_id, d.tenant_id, s.name, d.revision, d.digest, d.source_digest, d.chunk_count, "
-    "d.removed_at IS NOT NULL FROM sl_documents d JOIN sl_sources s USING (source_id) "
+    "d.fence, d.removed_at IS NOT NULL FROM sl_documents d JOIN sl_sources s USING (source_id) "
 )
 
 
@@ -30,6 +30,7 @@ class DocumentHead:
     digest: bytes | None
     source_digest: bytes | None
     chunk_count: int
+    fence: int
     removed: bool
 
 
@@ -54,7 +55,7 @@ class Reading:
                 "ORDER BY d.document_key LIMIT ?",
                 (collection_id, after, limit),
             )
-            return [DocumentHead(*(*row[:8], bool(row[8]))) for row in rows]
+            return [DocumentHead(*(*row[:9], bool(row[9]))) for row in rows]
 
     def heads(self, document_keys: Sequence[int]) -> list[DocumentHead]:
         """These documents as they are now, by key."""
@@ -63,7 +64,7 @@ class Reading:
             for start in range(0, len(document_keys), _PART):
                 part = document_keys[start : start + _PART]
                 rows = tx.execute(f"{_HEAD} WHERE d.document_key IN ({_marks(part)}) ORDER BY d.document_key", part)
-                found += [DocumentHead(*(*row[:8], bool(row[8]))) for row in rows]
+                found += [DocumentHead(*(*row[:9], bool(row[9]))) for row in rows]
         return found
 
     def chunks(self, generation_id: int, document_keys: Sequence[int]) -> dict[int, list[WholeChunk]]:

@@ -39,7 +39,10 @@ class KeptChunk:
 
 @dataclass(slots=True)
 class Revision:
-    """One document's next content. `document_key` 0: the document is new. `digest` None: never a no-op next time."""
+    """One document's next content. `document_key` 0: the document is new. `digest` None: never a no-op next time.
+
+    `number` is the ledger's own count; `fence` the number that the caller gave, 0 if none.
+    """
 
     document_id: str
     tenant: str
@@ -53,6 +56,7 @@ class Revision:
     kept: list[KeptChunk] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
     removes_document: bool = False
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Unfinished:
     source_id: int
     digest: bytes | None
     source_digest: bytes | None
+    fence: int
     members: list[int]
 
 

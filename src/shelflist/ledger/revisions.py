@@ -171,6 +171,7 @@ class Revisions:
                     orjson.dumps([key for _, key in members]).decode(),
                     self.owner,
                     now + LEASE_SECONDS,
+                    one.fence,
                 )
             )
         tx.insert("sl_revisions", rows)
@@ -213,6 +214,8 @@ class Revisions:
                     continue  # our lease ran out, and whoever took the work up has finished it
                 fits = current == one.base_revision and one.document_key not in hidden and not given_up
                 (winners if fits else losers).append(one)
+            # A removal comes after everything that was begun before it.
+            begun = self.begun([one.document_key for one in winners if one.removes_document])
             if durable:
                 self._sql.for_keys(
                     tx,
@@ -251,9 +254,9 @@ class Revisions:
             self._sql.each(
                 tx,
                 f"UPDATE sl_documents SET revision = ?, next_revision = {self._sql.greatest}(next_revision, ?), digest = ?, "
-                "source_digest = ?, source_id = ?, chunk_count = ?, removed_at = ?, "
-                f"updated_at = {self._sql.clock} WHERE document_key = ?",
-                "bigint bigint bytea bytea bigint bigint float8 bigint",
+                f"source_digest = ?, source_id = ?, chunk_count = ?, removed_at = ?, "
+                f"fence = {self._sql.greatest}(fence, ?), updated_at = {self._sql.clock} WHERE document_key = ?",
+                "bigint bigint bytea bytea bigint bigint float8 bigint bigint",
                 (
                     (
                         one.number,
@@ -263,6 +266,7 @@ class Revisions:
                         one.source_id,
                         len(one.new) + len(one.kept),
                         now if one.removes_document else None,
+                        max(one.fence, begun.get(one.document_key, 0)),
                         *moment,
                         one.document_key,
                     )
@@ -282,6 +286,19 @@ class Revisions:
                     (generation_id, *keys),
                 )
             )
+        return found
+
+    def begun(self, document_keys: Sequence[int]) -> dict[int, int]:
+        """The highest number that a caller gave a revision of these documents that was begun and is not finished."""
+        found: dict[int, int] = {}
+        with self._database.read(single=True) as tx:
+            for part in self._sql.parts(document_keys):
+                chosen, keys = self._sql.among("document_key", part)
+                found.update(
+                    tx.execute(
+                        f"SELECT document_key, max(fence) FROM sl_revisions WHERE {chosen} GROUP BY document_key", keys
+                    )
+                )
         return found
 
     def abandon(self, generation_id: int, revision: Revision, *, grace: float) -> None:
@@ -324,18 +341,19 @@ class Revisions:
         return [(key, point_id) for key, point_id in rows]
 
     def renew(self, documents: Sequence[tuple[int, int, bytes | None]]) -> None:
-        """(document_key, revision, source digest) of documents whose raw bytes or revision changed and no chunk did.
+        """(document_key, caller's number, source digest) of documents whose raw bytes or number changed and no chunk did.
 
-        The revision moves on all the same: it fences writers that come late.
+        A higher number is a revision all the same: it fences writers that come late.
         """
         with self._database.write() as tx:
             current_revisions(tx, self._sql, [key for key, _, _ in documents])
             self._sql.each(
                 tx,
-                f"UPDATE sl_documents SET revision = {self._sql.greatest}(revision, ?), "
-                f"next_revision = {self._sql.greatest}(next_revision, ?), source_digest = ? WHERE document_key = ?",
-                "bigint bigint bytea bigint",
-                ((revision, revision, source_digest, key) for key, revision, source_digest in documents),
+                "UPDATE sl_documents SET revision = CASE WHEN ? > fence THEN next_revision + 1 ELSE revision END, "
+                "next_revision = CASE WHEN ? > fence THEN next_revision + 1 ELSE next_revision END, "
+                f"fence = {self._sql.greatest}(fence, ?), source_digest = ? WHERE document_key = ?",
+                "bigint bigint bigint bytea bigint",
+                ((fence, fence, fence, source_digest, key) for key, fence, source_digest in documents),
             )
 
     def due(self, generation_id: int, limit: int) -> list[Condemned]:
@@ -371,11 +389,11 @@ class Revisions:
         with self._database.read(single=True) as tx:
             now = self._database.now()
             rows = tx.execute(
-                "SELECT document_key, revision, base_revision, source_id, digest, source_digest, members, lease_owner, "
-                "lease_until FROM sl_revisions WHERE generation_id = ?",
+                "SELECT document_key, revision, base_revision, source_id, digest, source_digest, fence, members, "
+                "lease_owner, lease_until FROM sl_revisions WHERE generation_id = ?",
                 (generation_id,),
             ).fetchall()
-        open_work = [row for row in rows if row[8] < now or is_dead(row[7])]
+        open_work = [row for row in rows if row[9] < now or is_dead(row[8])]
         claimed: list[tuple[Any, ...]] = []
         if not open_work:
             return []
@@ -384,11 +402,11 @@ class Revisions:
                 done = tx.execute(
                     "UPDATE sl_revisions SET lease_owner = ?, lease_until = ? "
                     "WHERE document_key = ? AND revision = ? AND lease_owner = ? AND lease_until = ?",
-                    (self.owner, now + LEASE_SECONDS, row[0], row[1], row[7], row[8]),
+                    (self.owner, now + LEASE_SECONDS, row[0], row[1], row[8], row[9]),
                 )
                 if done.rowcount:
                     claimed.append(row)
-        return [Unfinished(*(*row[:6], orjson.loads(row[6]))) for row in claimed]
+        return [Unfinished(*(*row[:7], orjson.loads(row[7]))) for row in claimed]
 
     def open_count(self, generation_id: int) -> int:
         """How many revisions were begun and not switched to, by anybody."""
@@ -421,6 +439,7 @@ class Revisions:
             work.source_id,
             work.digest,
             work.source_digest,
+            fence=work.fence,
         )
         whole = True
         for position, key in enumerate(work.members):

@@ -99,7 +99,7 @@ def _shown(record: DocumentRecord) -> dict[str, Any]:
         "document_id": record.document_id,
         "tenant": record.tenant or None,
         "source": record.source,
-        "revision": record.revision,
+        "revision": record.fence or record.revision,
         "chunks": record.chunk_count,
         "updated_at": record.updated_at,
     }
