@@ -197,10 +197,11 @@ class Collection:
         source: str | None = None,
         delete: Literal["missing"] | None = None,
         allow_removal: bool = False,
+        on_failed: OnFailed = "keep_old",
         progress: ProgressListener | None = None,
     ) -> SyncReport:
         """What `sync_all` would do: the same counts, `embedded` and `tokens` as they would be paid, and nothing done."""
-        return self._run_pass(documents, source, delete, allow_removal, "searchable", "keep_old", progress, dry=True)
+        return self._run_pass(documents, source, delete, allow_removal, "searchable", on_failed, progress, dry=True)
 
     def delete(self, document_id: str) -> int:
         """Remove a document; its chunks are not found from now on. Returns how many chunks went (0: unknown document)."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakSet
 
 import pytest
 from counting import chunks, contents, counts, document, documents
 from places import Place
 
-from shelflist import Collection, Document, Progress
+from shelflist import Chunk, Collection, Document, Progress
 from shelflist.core.errors import InvalidInput, RemovalRefused, SourceConflict
 from shelflist.indexing.protocol import KnownDigests, Source, Unchanged, Unreadable
 
@@ -182,6 +185,45 @@ class TestSources:
         assert docs.sync_all(twice[:2]).failed == 0
 
 
+def test_chunks_may_be_whatever_can_be_read(place: Place) -> None:
+    docs = place.open()
+    stream = [
+        Document("made", (one for one in chunks("first", "second"))),  # type: ignore[arg-type]
+        Document("none", None),  # type: ignore[arg-type]
+        Document("text", "text"),  # type: ignore[arg-type]
+        Document("last", chunks("last")),
+    ]
+    for report in (docs.plan(stream[1:]), docs.sync_all(stream)):
+        assert [failure.document_id for failure in report.failures] == ["none", "text"]
+        assert all("Give a list of Chunk" in failure.error for failure in report.failures)
+    assert everything(docs) == ["first", "last", "second"]
+
+
+def test_memory_is_bounded_by_text_not_only_by_number(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shelflist.indexing.sync._CHARACTERS_PER_BATCH", 10_000)
+    docs = place.open()
+    alive: WeakSet[Any] = WeakSet()
+    most = 0
+
+    class Watched(list[Chunk]):
+        """A list that can be weakly referenced."""
+
+        __hash__ = object.__hash__
+
+    def stream() -> Iterator[Document]:
+        nonlocal most
+        for number in range(40):
+            gc.collect()
+            most = max(most, len(alive))
+            large = Watched(chunks(f"{number} " + "long " * 1_000))
+            alive.add(large)
+            yield Document(f"d{number}", large)
+            del large
+
+    docs.plan(stream())
+    assert 0 < most < 10
+
+
 class TestRefusal:
     def test_more_than_a_third_is_refused_and_said(self, place: Place) -> None:
         docs = place.open()
@@ -214,6 +256,35 @@ class TestRefusal:
             docs.sync_all([], source="s", delete="missing")
         assert len(there(docs)) == 3
 
+    def test_it_is_chunks_that_are_searched(self, place: Place) -> None:
+        docs = place.open()
+        large = document("large", *(f"part {number}" for number in range(30)))
+        docs.sync_all([large, *documents(4)], source="s")
+        for ask in (docs.plan, docs.sync_all):
+            with pytest.raises(RemovalRefused, match="1 of 5 documents of 'docs' \\(large\\), 30 of 38 chunks"):
+                ask([*documents(4), document("new", "added")], source="s", delete="missing")
+        assert len(there(docs)) == 6 and docs.count() == 39
+        small = document("small", "one")
+        docs.sync_all([large, *documents(4), small], source="s", delete="missing")
+        assert docs.sync_all([large, *documents(4)], source="s", delete="missing").documents_removed == 1
+
+    def test_documents_that_became_empty_count_as_well(self, place: Place) -> None:
+        docs = place.open()
+        docs.sync_all(documents(9), source="s")
+        emptied = [Document(f"d{number}", []) for number in range(9)]
+        for options in ({}, {"delete": "missing"}):
+            for ask in (docs.plan, docs.sync_all):
+                with pytest.raises(RemovalRefused, match="9 of 9"):
+                    ask(emptied, source="s", **options)
+            with pytest.raises(RemovalRefused, match="4 of 9"):
+                docs.sync_all([*emptied[:2], *documents(7)[2:]], source="s", delete="missing")
+        assert docs.count() == 18
+        report = docs.sync_all([*emptied[:3], *documents(9)[3:]], source="s")
+        assert counts(report, "removed", "documents_changed") == (6, 3) and docs.count() == 12
+        docs.sync("d8", [], source="s")  # one that is named is meant
+        docs.sync_all(emptied, source="s", allow_removal=True)
+        assert docs.count() == 0 and docs.verify()["ok"]
+
     def test_a_plan_refuses_too(self, place: Place) -> None:
         docs = place.open()
         docs.sync_all(documents(9), source="s")
@@ -224,6 +295,14 @@ class TestRefusal:
 
 
 class TestPlan:
+    def test_it_counts_what_a_switch_without_the_failed_would_write(self, place: Place) -> None:
+        docs = place.open()
+        stream = [document("half", "good", " "), document("whole", "fine")]
+        planned = docs.plan(stream, on_failed="switch_without")
+        assert counts(docs.plan(stream), "added", "documents_failed") == (1, 1)
+        done = docs.sync_all(stream, on_failed="switch_without")
+        assert counts(planned, "added", "documents_failed") == counts(done, "added", "documents_failed") == (2, 0)
+
     NAMES = (
         "added",
         "metadata_only",

@@ -24,9 +24,19 @@ class Spared:
         return document_id in self.ids or any(document_id.startswith(prefix) for prefix in self.prefixes)
 
 
-def require_few(gone: Sequence[DocumentRecord], before: int, collection: str, planned: SyncReport | None) -> None:
-    """RemovalRefused if these are more than a third of the `before` documents that were there. `planned`: of a plan."""
-    if len(gone) > before * _REMOVAL_SHARE:
+@dataclass(frozen=True, slots=True)
+class Going:
+    """Documents that a pass would take away, because they are missing or have nothing in them any more."""
+
+    document_ids: Sequence[str]
+    chunks: int
+
+
+def require_few(going: Going, documents: int, chunks: int, collection: str, planned: SyncReport | None) -> None:
+    """RemovalRefused if these are more than a third of the documents, or of the chunks, that were there. `planned`: of a
+    plan."""
+    gone = len(going.document_ids)
+    if gone > documents * _REMOVAL_SHARE or going.chunks > chunks * _REMOVAL_SHARE:
         kept = "Nothing was deleted; what was added or changed is kept."
         if planned is not None:
             kept = "Nothing was done."
@@ -36,8 +46,8 @@ def require_few(gone: Sequence[DocumentRecord], before: int, collection: str, pl
                     f"{planned.embedded} texts to embed. Nothing was done."
                 )
         raise RemovalRefused(
-            f"This pass would delete {len(gone)} of {before} documents of {collection!r} "
-            f"({', '.join(record.document_id for record in gone[:3])}, …), more than a third. {kept} "
+            f"This pass would delete {gone} of {documents} documents of {collection!r} ({', '.join(going.document_ids[:3])}"
+            f"{', …' if gone > 3 else ''}), {going.chunks} of {chunks} chunks: more than a third. {kept} "
             "If it is meant, say so with --allow-removal (allow_removal=True)."
         )
 

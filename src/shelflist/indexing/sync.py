@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from shelflist.core.errors import (
     InvalidInput,
@@ -17,6 +18,7 @@ from shelflist.core.errors import (
     TenantRequired,
 )
 from shelflist.core.types import (
+    Chunk,
     Document,
     Failure,
     OnFailed,
@@ -31,9 +33,9 @@ from shelflist.indexing.estimate import Estimate
 from shelflist.indexing.given import given_vectors
 from shelflist.indexing.handover import Handover
 from shelflist.indexing.identity import Digest, digest, label_bytes
-from shelflist.indexing.plan import plan_document
+from shelflist.indexing.plan import PlannedDocument, plan_document
 from shelflist.indexing.protocol import Source, Unchanged, Unreadable
-from shelflist.indexing.removal import Spared, removal, require_few
+from shelflist.indexing.removal import Going, Spared, removal, require_few
 from shelflist.indexing.seen import Seen
 from shelflist.indexing.write import Writer
 from shelflist.ledger.catalog import CollectionRecord
@@ -42,6 +44,7 @@ from shelflist.ledger.ledger import Ledger
 
 _DOCUMENTS_PER_BATCH = 1_000
 _CHUNKS_PER_BATCH = 12_000
+_CHARACTERS_PER_BATCH = 16_000_000
 _SECONDS_PER_BATCH = 0.5
 _SKIPPED_NAMED = 5
 
@@ -85,6 +88,7 @@ class Sync:
         self._seen = Seen()
         self._spared = Spared()
         self._sources: dict[str, int] = {}
+        self._emptied: list[tuple[PlannedDocument, Document]] | None = None if single else []
         self._done = 0
         self._total: int | None = None
         self._planned: Handover | Estimate
@@ -114,12 +118,14 @@ class Sync:
             for batch in _batches(self._items(documents)):
                 self._take(batch)
             self._planned.finish()
+            gone = self._missing() if delete_missing else []
+            self._require_few(gone, allow_removal)
+            self._empty()
+            self._remove(gone)
         if isinstance(documents, Source):
             self._report.documents_parsed = getattr(documents, "parsed", 0)
             skipped: list[str] = getattr(documents, "skipped", [])
             self._report.files_skipped, self._report.skipped = len(skipped), skipped[:_SKIPPED_NAMED]
-        if delete_missing:
-            self._remove_missing(allow_removal)
         if not self._dry:
             self._report.purged += self._writer.purge()
             if self._wait == "searchable":
@@ -131,7 +137,7 @@ class Sync:
 
     def _items(self, documents: Iterable[Document] | Source) -> Iterator[Item]:
         if not isinstance(documents, Source):
-            yield from documents
+            yield from map(_with_a_list, documents)
             return
         self._total = documents.total()
         yield from documents.documents(_KnownDigests(self._ledger, self._collection, self._default_tenant or ""))
@@ -166,6 +172,10 @@ class Sync:
                 )
             checked_document_id(item.document_id)
             if isinstance(item, Document):
+                if not isinstance(item.chunks, (list, tuple)):
+                    raise InvalidInput(
+                        f"The chunks of {item.document_id!r} are {type(item.chunks).__name__}. Give a list of Chunk(content=…)."
+                    )
                 if item.tenant is not None:
                     label_bytes("tenant", item.tenant)
                 if item.revision is not None and (type(item.revision) is not int or not 1 <= item.revision < 2**62):
@@ -284,6 +294,13 @@ class Sync:
                 continue
             if len(self._report.failures) > failures:
                 planned.revision.digest = None
+            if (
+                self._emptied is not None
+                and planned.revision.removed
+                and not (planned.revision.new or planned.revision.kept)
+            ):
+                self._emptied.append((planned, document))
+                continue
             self._planned.add(planned, document)
 
     def _sync_overtaken(self, documents: Sequence[Document]) -> None:
@@ -305,16 +322,35 @@ class Sync:
         for tenant, group in by_tenant.items():
             self._compare(tenant, group, again=True)
 
-    def _remove_missing(self, allow_removal: bool) -> None:
+    def _missing(self) -> list[DocumentRecord]:
         absent = self._ledger.documents.absent(list(self._sources.values()), self._seen.bits)
-        gone = [record for record in absent if record.document_id not in self._spared]
+        return [record for record in absent if record.document_id not in self._spared]
+
+    def _require_few(self, gone: Sequence[DocumentRecord], allow_removal: bool) -> None:
+        emptied = self._emptied or []
+        if allow_removal or not (gone or emptied):
+            return
+        documents, chunks = self._ledger.documents.count(self._collection.collection_id, list(self._sources))
+        if not self._dry:  # as it was before this pass
+            documents -= self._report.documents_added
+            chunks -= self._report.added - self._report.removed
+        going = Going(
+            [record.document_id for record in gone] + [document.document_id for _, document in emptied],
+            sum(record.chunk_count for record in gone) + sum(len(one.revision.removed) for one, _ in emptied),
+        )
+        require_few(going, documents, chunks, self._collection.name, self._report if self._dry else None)
+
+    def _empty(self) -> None:
+        """Write the documents that have nothing in them any more: they were held back until it was clear how many they are."""
+        emptied, self._emptied = self._emptied, None
+        for planned, document in emptied or []:
+            self._planned.add(planned, document)
+        if emptied:
+            self._planned.finish()
+
+    def _remove(self, gone: Sequence[DocumentRecord]) -> None:
         if not gone:
             return
-        before = self._ledger.documents.count(self._collection.collection_id, list(self._sources)) - (
-            0 if self._dry else self._report.documents_added
-        )
-        if not allow_removal:
-            require_few(gone, before, self._collection.name, self._report if self._dry else None)
         members = self._ledger.documents.members(self._collection.generation_id, [one.document_key for one in gone])
         revisions = [removal(record, [one.chunk_key for one in members[record.document_key]]) for record in gone]
         kept: set[int] = set()
@@ -397,18 +433,32 @@ def checked_document_id(document_id: object) -> str:
     return document_id
 
 
+def _with_a_list(item: Item) -> Item:
+    """A document whose chunks are counted more than once, where they came as something that can be read only once."""
+    if (
+        isinstance(item, Document)
+        and isinstance(item.chunks, Iterable)
+        and not isinstance(item.chunks, (list, tuple, str))
+    ):
+        return replace(item, chunks=list(item.chunks))
+    return item
+
+
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Up to a thousand items, fewer when they bring many chunks or take long to come."""
+    """Up to a thousand items, fewer when they bring many chunks or much text, or take long to come."""
     batch: list[Item] = []
-    chunks = 0
+    chunks = characters = 0
     began = time.monotonic()
     for item in items:
         batch.append(item)
-        if isinstance(item, Document):
+        if isinstance(item, Document) and isinstance(item.chunks, (list, tuple)):
             chunks += len(item.chunks)
-        full = len(batch) >= _DOCUMENTS_PER_BATCH or chunks >= _CHUNKS_PER_BATCH
+            characters += sum(
+                [len(one.content) for one in item.chunks if type(one) is Chunk and type(one.content) is str]
+            )
+        full = len(batch) >= _DOCUMENTS_PER_BATCH or chunks >= _CHUNKS_PER_BATCH or characters >= _CHARACTERS_PER_BATCH
         if full or time.monotonic() - began > _SECONDS_PER_BATCH:
             yield batch
-            batch, chunks, began = [], 0, time.monotonic()
+            batch, chunks, characters, began = [], 0, 0, time.monotonic()
     if batch:
         yield batch

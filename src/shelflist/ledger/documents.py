@@ -161,17 +161,18 @@ class Documents:
                     gone += [_document(row) for row in rows]
         return gone
 
-    def count(self, collection_id: int, tenants: Sequence[str]) -> int:
-        """How many documents these tenants have."""
-        number = 0
+    def count(self, collection_id: int, tenants: Sequence[str]) -> tuple[int, int]:
+        """How many documents these tenants have, and how many chunks."""
+        documents = chunks = 0
         with self._database.read() as tx:
             for tenant in tenants:
-                number += tx.execute(
-                    "SELECT count(*) FROM sl_documents "
+                number, members = tx.execute(
+                    "SELECT count(*), coalesce(sum(chunk_count), 0) FROM sl_documents "
                     "WHERE collection_id = ? AND tenant_id = ? AND removed_at IS NULL AND revision > 0",
                     (collection_id, tenant),
-                ).fetchone()[0]
-        return number
+                ).fetchone()
+                documents, chunks = documents + number, chunks + int(members)
+        return documents, chunks
 
     def members(self, generation_id: int, document_keys: Sequence[int]) -> dict[int, list[ChunkRecord]]:
         """Points of each document that its current revision consists of, by position: neither condemned nor pending."""
