@@ -128,7 +128,8 @@ class Collection:
     def tenant(self, tenant_id: str) -> Collection:
         """The same collection, seen and written as one tenant. Closing it leaves the collection open.
 
-        TenantRequired for an id that is no non-empty str, TenantForbidden where the collection has no tenants.
+        TenantRequired for an id that is no non-empty str, TenantForbidden where the collection has no tenants, or is
+        bound to another one: what is handed to code that serves one tenant opens no other.
         """
         if self.tenancy == "none":
             raise TenantForbidden(
@@ -138,6 +139,11 @@ class Collection:
         if not isinstance(tenant_id, str) or not tenant_id:
             raise TenantRequired(f"A tenant id is a non-empty str, got {tenant_id!r}.")
         label_bytes("tenant", tenant_id)
+        if self._tenant not in (None, tenant_id):
+            raise TenantForbidden(
+                f"This collection {self.name!r} is bound to the tenant {self._tenant!r}, not to {tenant_id!r}. Call tenant() "
+                "on the collection that is not bound."
+            )
         bound = copy.copy(self)
         bound._tenant = tenant_id
         bound._owns_parts = False

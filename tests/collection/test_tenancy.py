@@ -165,3 +165,13 @@ def test_closing_a_tenants_view_leaves_the_collection_open(place: Place) -> None
     with saas.tenant("acme") as acme:
         acme.sync("p", chunks("text"))
     assert saas.tenant("acme").count() == 1
+
+
+def test_a_tenants_view_opens_no_other_tenant(saas: Collection) -> None:
+    acme = saas.tenant("acme")
+    acme.sync("p", chunks("text"))
+    other = saas.tenant("other")
+    with pytest.raises(TenantForbidden, match=r"'other', not to 'acme'.*not bound"):
+        other.tenant("acme")
+    assert contents(acme.tenant("acme").search("text")) == ["text"]
+    assert other.tenant("other").count() == 0

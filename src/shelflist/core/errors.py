@@ -152,7 +152,7 @@ class TenantRequired(ShelflistError):
 
 
 class TenantForbidden(ShelflistError):
-    """A tenant is given to a collection that has no tenants."""
+    """A collection has no tenants, or is bound to one and asked for another, or for what is of all of them."""
 
 
 class SourceConflict(ShelflistError):
