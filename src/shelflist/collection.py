@@ -19,6 +19,7 @@ from shelflist.core.errors import (
 )
 from shelflist.core.fields import Fields
 from shelflist.core.filters import Filter, prepare
+from shelflist.core.index_text import given_index
 from shelflist.core.log import log
 from shelflist.core.types import (
     Chunk,
@@ -174,6 +175,11 @@ class Collection:
             raise InvalidInput(
                 f"The chunks of {document_id!r} are text. Give a list of Chunk(content=…); shelflist.Chunker cuts a text."
             )
+        if not isinstance(chunks, Iterable):
+            raise InvalidInput(
+                f"The chunks of {document_id!r} are {_kind(chunks)}. Give a list of Chunk(content=…), also where there is "
+                "one or none."
+            )
         document = Document(checked_document_id(document_id), list(chunks), tenant, revision)
         return self._sync(source, on_failed, wait, None, single=True).run([document])
 
@@ -284,6 +290,8 @@ class Collection:
             raise InvalidInput(
                 f"search_many takes a list of queries, not one text: search({queries!r}) or search_many([…])."
             )
+        if not isinstance(queries, Iterable):
+            raise InvalidInput(f"search_many takes a list of queries, not {_kind(queries)}: search_many([…]).")
         return [self.search(query, **options) for query in queries]
 
     def count(self, where: Where = None) -> int:
@@ -307,8 +315,12 @@ class Collection:
         parts = self._parts
         tenant = self._own_tenant()
         target = parts.record.target_recall if target is None else target
-        if not 0 < target <= 1:
+        if not isinstance(target, (int, float)) or not 0 < target <= 1:
             raise InvalidInput(f"target={target!r} is not a share between 0 and 1.")
+        if isinstance(queries, (str, bytes)) or not (queries is None or isinstance(queries, Iterable)):
+            raise InvalidInput(
+                f"recall takes a list of queries, not {_kind(queries)}: recall([…]), or recall() for a sample."
+            )
         if queries is None:
             ids = parts.ledger.documents.sample(parts.record.generation_id, tenant, sample)
             vectors = list(parts.store.vectors(parts.spec, ids).values())
@@ -403,7 +415,7 @@ class Collection:
         *,
         to: str | None = None,
         ledger: str | None = None,
-        index: IndexSpec | None = None,
+        index: IndexSpec | str | None = None,
         sample: int = 200,
         progress: ProgressListener | None = None,
     ) -> CopyReport:
@@ -416,7 +428,7 @@ class Collection:
             destination,
             to=to,
             ledger=ledger,
-            index=index,
+            index=given_index(index),
             sample=sample,
             progress=progress,
             busy_timeout=30.0,
@@ -442,6 +454,11 @@ class Collection:
         if isinstance(documents, (str, bytes)):
             raise InvalidInput(
                 f"{documents!r} is text, not documents. For a folder or file use: shelflist.open_source({documents!r})"
+            )
+        if not isinstance(documents, (Iterable, Source)):
+            raise InvalidInput(
+                f"A pass is over documents, not over {_kind(documents)}. Give a list of Document(document_id, chunks), or "
+                "a source: shelflist.open_source(place)."
             )
         if source is None and isinstance(documents, Source):
             source = documents.name
@@ -565,7 +582,7 @@ def open(
     *,
     embedder: str | Embedder | Unset | None = UNSET,
     fields: Mapping[str, Any] | None = None,
-    index: IndexSpec | None = None,
+    index: IndexSpec | str | None = None,
     tenancy: Tenancy | None = None,
     metric: Metric | None = None,
     fingerprint: str | None = None,
@@ -582,15 +599,20 @@ def open(
     Options that are left out are what is stored or, for a new collection,
     `embedder="static"`, no fields, the best index of the store, `tenancy="none"`, `metric="cosine"`,
     `target_recall=0.95`. An option that differs from what is stored raises CollectionMismatch, naming every difference.
+    `index`: `Flat()`, `Ivf()`, `Hnsw()`, or as on the command line, `"hnsw(m=16)"`.
     `embedder=None` takes given vectors and needs `fingerprint` (the name of their space) and `dimensions`.
     `ledger`: `sqlite:FILE` or `postgresql://HOST/DATABASE`, where it is not to share the store's database. `emptied=True`
     accepts a store that has lost the whole collection, for `repair` to fill it again: without, MarkerMismatch is raised.
     `busy_timeout`: seconds to wait for another writer.
     """
-    wanted = Wanted(embedder, fields, index, tenancy, metric, fingerprint, dimensions, target_recall)
+    wanted = Wanted(embedder, fields, given_index(index), tenancy, metric, fingerprint, dimensions, target_recall)
     return Collection(
         open_parts(url, collection, wanted, ledger=ledger, create=create, busy_timeout=busy_timeout, emptied=emptied)
     )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"one {type(value).__name__}"
 
 
 def collections(url: str, ledger: str | None = None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shelflist.config import StoreUrl, parse_url, redact
 from shelflist.core.errors import CollectionMismatch, ConfigError, UnsupportedIndex
 from shelflist.core.fields import Fields
+from shelflist.core.index_text import given_index
 from shelflist.core.transaction import Database
 from shelflist.core.types import IndexSpec, ProgressListener
 from shelflist.indexing.copy import Copier, CopyReport
@@ -23,7 +24,7 @@ def copy(
     to: str | None = None,
     ledger: str | None = None,
     to_ledger: str | None = None,
-    index: IndexSpec | None = None,
+    index: IndexSpec | str | None = None,
     sample: int = 200,
     progress: ProgressListener | None = None,
     busy_timeout: float = 30.0,
@@ -44,7 +45,7 @@ def copy(
             destination,
             to=to,
             ledger=to_ledger,
-            index=index,
+            index=given_index(index),
             sample=sample,
             progress=progress,
             busy_timeout=busy_timeout,

@@ -336,7 +336,7 @@ def _create(ledger: Ledger, store: Store, name: str, wanted: Wanted, embedder: E
     if not isinstance(dimensions, int) or dimensions < 1:
         raise ConfigError(f"dimensions={dimensions!r} is not a positive int.")
     recall = DEFAULT_TARGET_RECALL if wanted.target_recall is None else wanted.target_recall
-    if not 0 < recall <= 1:
+    if not isinstance(recall, (int, float)) or not 0 < recall <= 1:
         raise ConfigError(f"target_recall={recall!r} is not a share between 0 and 1.")
     tenancy, metric = wanted.tenancy or "none", wanted.metric or "cosine"
     if tenancy not in ("none", "required"):

@@ -109,11 +109,31 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         "options",
-        [{"target_recall": 0}, {"target_recall": 1.5}, {"tenancy": "maybe"}, {"fields": {"not a name": int}}],
+        [
+            {"target_recall": 0},
+            {"target_recall": 1.5},
+            {"target_recall": "high"},
+            {"tenancy": "maybe"},
+            {"fields": {"not a name": int}},
+            {"fields": ["n"]},
+            {"fields": []},
+            {"fields": "n"},
+            {"index": "hsnw(m=16)"},
+            {"index": Hnsw},
+            {"index": 16},
+        ],
     )
     def test_options_that_mean_nothing(self, place: Place, options: dict[str, object]) -> None:
         with pytest.raises(ConfigError):
             place.open(**options)
+
+    def test_an_index_is_given_as_an_object_or_as_the_command_line_takes_it(self, directory: Place) -> None:
+        said = directory.open(index="hnsw(m=8)").status()["index"]
+        assert said == directory.open("other", index=Hnsw(m=8)).status()["index"]
+        directory.open(index=Hnsw(m=8))
+        with pytest.raises(CollectionMismatch, match="index"):
+            directory.open(index="flat")
+        assert directory.open("best", index="auto").status()["index"] == directory.open("plain").status()["index"]
 
     @pytest.mark.parametrize("name", ["", None, 3])
     def test_a_name_is_a_non_empty_str(self, place: Place, name: object) -> None:

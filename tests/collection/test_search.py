@@ -201,6 +201,8 @@ class TestOptions:
             docs.search_many(["river"], limits=3)
         with pytest.raises(InvalidInput, match="list of queries"):
             docs.search_many("river")
+        with pytest.raises(InvalidInput, match="list of queries"):
+            docs.search_many(3)  # type: ignore[arg-type]
 
     def test_rerank_orders_the_pool_by_its_own_scores(self, docs: Collection) -> None:
         seen: list[tuple[str, int]] = []
@@ -220,6 +222,21 @@ class TestOptions:
             docs.search("river", rerank=lambda query, hits: [1.0, 2.0, 3.0])
         with pytest.raises(InvalidInput, match="one finite score a hit"):
             docs.search("river", rerank=lambda query, hits: [float("nan")] * len(hits))
+        for answer in (
+            None,
+            3,
+            ["best"] * 10,
+            ["0.5"] * 10,
+            [None] * 10,
+            "0123456789",
+            [[0.5]] * 10,
+            [0.5] * 9 + [[1]],
+        ):
+            with pytest.raises(InvalidInput, match=r"one finite score a hit: 10 hits, got \w+ "):
+                docs.search("river", rerank=lambda query, hits, answer=answer: answer, rerank_pool=10)
+        for scores in (np.arange(10, dtype=np.float32), range(10), (n for n in range(10)), [np.float64(1)] * 10):
+            hits = docs.search("river", rerank=lambda query, hits, scores=scores: scores, rerank_pool=10)
+            assert len(hits) == 10 and type(hits[0].score) is float
 
     def test_alpha_at_its_ends_is_one_leg_alone(self, docs: Collection) -> None:
         dense = docs.search("river", limit=70, mode="dense")
@@ -284,6 +301,11 @@ class TestOptions:
             {"min_score": "0.5"},
             {"mode": "keyword", "fusion": "rrf"},
             {"mode": "dense", "alpha": 0.3},
+            {"params": 3},
+            {"params": None},
+            {"params": {"exact": True}},
+            {"rerank": 3},
+            {"rerank": "cross-encoder"},
         ],
     )
     def test_an_option_that_is_not_known_is_refused(self, docs: Collection, options: dict[str, Any]) -> None:
@@ -321,8 +343,13 @@ class TestOptions:
         measured = docs.recall(target=0.9)
         assert measured.is_met and measured.target == 0.9
         assert not Recall(0.94, 0.95).is_met and Recall(0.95, 0.95).is_met
-        with pytest.raises(InvalidInput, match="target"):
-            docs.recall(target=95)
+        for target in (95, "high"):
+            with pytest.raises(InvalidInput, match="target"):
+                docs.recall(target=target)  # type: ignore[arg-type]
+        for queries in ("river", 3):
+            with pytest.raises(InvalidInput, match="list of queries"):
+                docs.recall(queries)  # type: ignore[arg-type]
+        assert docs.recall(["river"]) == 1.0
 
 
 def test_an_empty_collection_answers_with_nothing(place: Place) -> None:

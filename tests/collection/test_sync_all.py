@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 import pytest
 from counting import chunks, contents, counts, document, documents
 from places import Place
@@ -422,3 +423,29 @@ class TestStream:
         with pytest.raises(OSError, match="went away"):
             docs.sync_all(stream(), source="s", delete="missing")
         assert "z" in there(docs)
+
+
+@pytest.mark.parametrize("metadata", [None, [1], [], "m", np.array([1, 2])], ids=repr)
+def test_metadata_that_is_no_mapping_fails_its_document_alone(place: Place, metadata: Any) -> None:
+    docs = place.open()
+    docs.sync("b", chunks("before"))
+    report = docs.sync_all([document("a", "first"), Document("b", [Chunk("before", metadata)]), document("c", "last")])
+    assert [(failure.document_id, failure.position) for failure in report.failures] == [("b", 0)]
+    assert "metadata of a chunk is" in report.failures[0].error and "Give a dict" in report.failures[0].error
+    assert sorted(contents(docs.search("x", mode="dense"))) == ["before", "first", "last"]
+
+
+@pytest.mark.parametrize("given", [None, 3, Document("p", [Chunk("text")])])
+def test_what_is_no_stream_of_documents_is_refused(place: Place, given: Any) -> None:
+    docs = place.open()
+    for call in (docs.sync_all, docs.plan):
+        with pytest.raises(InvalidInput, match=r"list of Document"):
+            call(given)
+
+
+@pytest.mark.parametrize("given", [None, 3, Chunk("x"), document("e", "x")], ids=repr)
+def test_what_is_no_list_of_chunks_is_refused(place: Place, given: Any) -> None:
+    docs = place.open()
+    with pytest.raises(InvalidInput, match=r"'e' are .*list of Chunk"):
+        docs.sync("e", given)
+    assert docs.documents() == []

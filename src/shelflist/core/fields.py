@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from shelflist.core.errors import ConfigError, UnknownField, WrongFieldType
+from shelflist.core.errors import ConfigError, InvalidInput, UnknownField, WrongFieldType
 
 MAX_INT = 2**53
 """Largest accepted int: above it JSON numbers stop being exact in many stores."""
@@ -67,6 +67,11 @@ class Fields(Mapping[str, FieldType]):
     """The declared fields of a collection, by name."""
 
     def __init__(self, declared: Mapping[str, Any] | None = None) -> None:
+        if declared is not None and not isinstance(declared, Mapping):
+            raise ConfigError(
+                f"fields={shown_value(declared)} is {type(declared).__name__}. Give each name its type: "
+                'fields={"page_number": int}'
+            )
         self._types: dict[str, FieldType] = {}
         for name, kind in (declared or {}).items():
             if not isinstance(name, str) or not name.isidentifier():
@@ -102,7 +107,12 @@ class Fields(Mapping[str, FieldType]):
         return {name: kind.value for name, kind in self._types.items()}
 
     def stored(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Metadata in stored form. Raises WrongFieldType naming field, value and expected type."""
+        """Metadata in stored form. WrongFieldType names field, value and expected type; InvalidInput: it is no mapping."""
+        if not isinstance(metadata, Mapping):
+            raise InvalidInput(
+                f"The metadata of a chunk is {type(metadata).__name__} {shown_value(metadata)}. Give a dict, such as "
+                '{"page_number": 3}, or leave it out.'
+            )
         stored: dict[str, Any] = {}
         for name, value in metadata.items():
             if type(name) is not str or not name.isascii():

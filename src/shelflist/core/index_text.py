@@ -1,4 +1,4 @@
-"""The text form of a vector index, for the command line and shelflist.toml: `hnsw(m=16, ef_construction=128)`."""
+"""The text form of a vector index, for the command line, shelflist.toml and `open`: `hnsw(m=16, ef_construction=128)`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ def parse_index(text: str) -> IndexSpec | None:
             raise ConfigError(f"The index {text!r} gives {name} twice. Keep one of them.")
         options[name] = _value(name, value)
     return _KINDS[kind](**options)
+
+
+def given_index(index: object) -> IndexSpec | None:
+    """The index that a caller gives as an object or as text; ConfigError for anything else."""
+    if index is None or isinstance(index, (Flat, Ivf, Hnsw)):
+        return index
+    if isinstance(index, str):
+        return parse_index(index)
+    raise ConfigError(f"index={index!r} is no index. Give Flat(), Ivf(), Hnsw() or its text, such as 'hnsw(m=16)'.")
 
 
 def index_text(index: IndexSpec | None) -> str:

@@ -6,6 +6,7 @@ Everything hashed is length-prefixed, so that no two different inputs run togeth
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha1, sha256
 from typing import Any, NamedTuple
@@ -70,7 +71,10 @@ def digest(document: Document) -> Digest:
         if not isinstance(chunk, Chunk):
             raise InvalidInput(f"A chunk is {type(chunk).__name__}. Give Chunk(content=…).")
         text = hash_of(text_bytes(chunk.content))
-        metadata = canonical(chunk.metadata) if chunk.metadata else b""
+        has_none = (
+            isinstance(chunk.metadata, Mapping) and not chunk.metadata
+        )  # what is no mapping has a digest of its own
+        metadata = b"" if has_none else canonical(chunk.metadata)
         section = b"" if chunk.section is None else label_bytes("section", chunk.section)
         strategy = b"" if chunk.chunk_strategy is None else label_bytes("chunk_strategy", chunk.chunk_strategy)
         vector = None if chunk.embedding is None else hash_of(vector_bytes(chunk.embedding))

@@ -41,6 +41,15 @@ class Request:
             raise InvalidInput(f"alpha={self.alpha!r} is not between 0 (keyword only) and 1 (dense only).")
         if self.min_score is not None and not (isinstance(self.min_score, (int, float)) and isfinite(self.min_score)):
             raise InvalidInput(f"min_score={self.min_score!r} is not a finite number.")
+        if not isinstance(self.params, SearchParams):
+            raise InvalidInput(
+                f"params={self.params!r} is no SearchParams. Give for example params=SearchParams(exact=True), or leave it out."
+            )
+        if self.rerank is not None and not callable(self.rerank):
+            raise InvalidInput(
+                f"rerank={self.rerank!r} cannot be called. Give a function of the query and its hits that returns one score "
+                "a hit."
+            )
         if self.mode in ("dense", "keyword") and (self.fusion != "convex" or self.alpha is not None):
             raise InvalidInput(
                 f"A {self.mode} search has one leg and nothing to fuse. Leave fusion= and alpha= (--fusion, --alpha) out, or "

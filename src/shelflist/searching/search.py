@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from shelflist.core.errors import EmbedderMismatch, InvalidInput, SearchUnsettled
+from shelflist.core.fields import shown_value
 from shelflist.core.filters.nodes import Filter
 from shelflist.core.types import (
     Candidate,
@@ -408,12 +409,23 @@ def _ranked(ids: Sequence[bytes], values: dict[bytes, float]) -> dict[bytes, tup
 
 def _reranked(hits: Hits, text: str, request: Request) -> Hits:
     assert request.rerank is not None
-    scores = list(request.rerank(text, tuple(hits)))
-    if len(scores) != len(hits) or not np.isfinite(scores).all():
-        raise InvalidInput(f"The reranker must return one finite score a hit: {len(hits)} hits, got {scores[:10]}.")
+    given = request.rerank(text, tuple(hits))
+    try:
+        scores = np.asarray(list(given))
+    except (TypeError, ValueError) as error:
+        raise _no_scores(hits, given) from error
+    if scores.shape != (len(hits),) or scores.dtype.kind not in "fiub" or not np.isfinite(scores).all():
+        raise _no_scores(hits, given)
     scored = [
-        replace(hit, score=float(one), explanation=replace(hit.explanation, rerank_score=float(one)))
-        for hit, one in zip(hits, scores, strict=True)
+        replace(hit, score=one, explanation=replace(hit.explanation, rerank_score=one))
+        for hit, one in zip(hits, scores.astype(float).tolist(), strict=True)
     ]
     scored.sort(key=lambda hit: -hit.score)
     return Hits(scored, plan=f"{hits.plan}; reranked {len(scored)}", exact=hits.exact, refused=hits.refused)
+
+
+def _no_scores(hits: Hits, given: object) -> InvalidInput:
+    return InvalidInput(
+        f"The reranker must return one finite score a hit: {len(hits)} hits, got {type(given).__name__} "
+        f"{shown_value(given)}."
+    )
