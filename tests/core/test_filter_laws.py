@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +15,7 @@ from shelflist.core.fields import Fields
 from shelflist.core.filters import (
     And,
     Comparison,
+    F,
     Filter,
     Not,
     Operator,
@@ -167,3 +168,23 @@ def test_trees_that_are_equal_mean_the_same(a: Filter, b: Filter, rows: list[dic
 def test_every_operator_is_among_the_random_ones() -> None:
     assert {operator for operators in OPERATORS.values() for operator in operators} == set(Operator)
     assert set(POSITIVE) == set(Operator) - {Operator.NE, Operator.NOT_IN}
+
+
+def test_matches_is_right_on_metadata_as_users_see_it() -> None:
+    fields = Fields({"updated": "datetime", "n": int})
+    moment = datetime(2024, 1, 1, 10, tzinfo=UTC)
+    shown = {"updated": moment.astimezone(timezone(timedelta(hours=2))), "n": 1}
+    text, later = "2024-01-01T10:00:00Z", moment + timedelta(seconds=1)
+    field = F("updated")
+    yes = [field == text, field == moment, field >= moment, field <= text, field < later, field != later]
+    yes += [field.is_in([text, later]), field.between(text, later), field.not_in([later]), field.exists()]
+    no = [field == later, field < moment, field > text, field.is_in([later]), field == "yesterday", field > "yesterday"]
+    for seen in (shown, fields.stored(shown)):
+        assert [one.matches(seen) for one in yes] == [True] * len(yes)
+        assert [one.matches(seen) for one in no] == [False] * len(no)
+        for one in [*yes, *no]:
+            if one not in no[-2:]:
+                assert prepare(one, fields).matches(seen) is one.matches(seen)
+    for wrong in (F("n") < "x", F("n").contains("x"), F("n").starts_with("x"), F("n").between("a", "b")):
+        assert not wrong.matches(shown)
+    assert not (field < 3.5).matches({"updated": datetime(2024, 1, 1)})

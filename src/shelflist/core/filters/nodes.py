@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from shelflist.core.fields import microseconds
 
 
 class Operator(StrEnum):
@@ -44,7 +47,11 @@ class Filter:
         raise TypeError("A filter has no truth value. Combine filters with & | ~, not with and, or, not.")
 
     def matches(self, metadata: Mapping[str, Any]) -> bool:
-        """Whether metadata in stored form (see `core.fields`) matches. The oracle of every store."""
+        """Whether metadata matches: in stored form (see `core.fields`), or as users see it. The oracle of every store.
+
+        So a moment may be int microseconds or an aware datetime in `metadata`, and ISO text with a time zone as well in
+        the filter. Values that cannot be compared do not match; nothing is raised.
+        """
         raise NotImplementedError
 
 
@@ -57,37 +64,64 @@ class Comparison(Filter):
     value: Any = None
 
     def matches(self, metadata: Mapping[str, Any]) -> bool:
-        stored = metadata.get(self.field)
+        stored, value = metadata.get(self.field), self.value
+        if isinstance(stored, datetime) or (type(stored) is int and type(value) is not int):
+            stored, value = _moment(stored), _moments(value)
         match self.operator:
             case Operator.EQ:
-                return _equal(stored, self.value)
+                return _equal(stored, value)
             case Operator.NE:
-                return not _equal(stored, self.value)
+                return not _equal(stored, value)
             case Operator.IN:
-                return any(_equal(stored, member) for member in self.value)
+                return any(_equal(stored, member) for member in value)
             case Operator.NOT_IN:
-                return not any(_equal(stored, member) for member in self.value)
+                return not any(_equal(stored, member) for member in value)
             case Operator.EXISTS:
                 return stored is not None
         if stored is None:
             return False
+        try:
+            return self._is_ordered(stored, value)
+        except (TypeError, AttributeError):  # values of two kinds
+            return False
+
+    def _is_ordered(self, stored: Any, value: Any) -> bool:
         match self.operator:
             case Operator.LT:
-                return bool(stored < self.value)
+                return bool(stored < value)
             case Operator.LE:
-                return bool(stored <= self.value)
+                return bool(stored <= value)
             case Operator.GT:
-                return bool(stored > self.value)
+                return bool(stored > value)
             case Operator.GE:
-                return bool(stored >= self.value)
+                return bool(stored >= value)
             case Operator.BETWEEN:
-                low, high = self.value
+                low, high = value
                 return bool(low <= stored <= high)
             case Operator.CONTAINS:
-                return self.value in stored
+                return value in stored
             case Operator.STARTS_WITH:
-                return bool(stored.startswith(self.value))
+                return bool(stored.startswith(value))
         raise AssertionError(self.operator)
+
+
+def _moments(value: Any) -> Any:
+    if isinstance(value, tuple) and value and type(value[0]) is int:  # checked already, and perhaps thousands
+        return value
+    return tuple(map(_moment, value)) if isinstance(value, (tuple, list, set, frozenset)) else _moment(value)
+
+
+def _moment(value: Any) -> Any:
+    """An aware datetime, or the text of one, as microseconds; anything else as it is."""
+    moment = value
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return value
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        return value
+    return microseconds(moment)
 
 
 def _equal(stored: Any, value: Any) -> bool:
