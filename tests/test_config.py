@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shelflist.config import Settings, find_file, has_secret, parse_url, read_file, redact, render_file
+from shelflist.config import Settings, find_file, has_secret, parse_url, read_file, redact, render_file, without_secrets
 from shelflist.core.errors import ConfigError
 
 
@@ -297,3 +297,20 @@ def test_a_password_with_a_bare_sign_is_refused_and_not_shown(url: str) -> None:
         parse_url(url)
     assert "ret99" not in str(refused.value)
     assert parse_url("pgvector://alice:Sek%40ret@h:5432/db").password == "Sek@ret"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("Incorrect API key: sk-proj-abcDEF123456", "Incorrect API key: ***"),
+        ("401 for Authorization: Bearer abc.def.ghi", "401 for Authorization: Bearer ***"),
+        ("{'api_key': 'hunter2', 'model': 'm'}", "{'api_key': '***', 'model': 'm'}"),
+        ("GET https://h/v1?api_key=hunter2&n=1", "GET https://h/v1?api_key=***&n=1"),
+        ("no route to https://user:hunter2@host/v1", "no route to https://user:***@host/v1"),
+        ("password=hunter2 refused", "password=*** refused"),
+        ("8192 tokens: too many; risk-averse-wording stays", "8192 tokens: too many; risk-averse-wording stays"),
+        ("unexpected token: '}' at https://host:80/v1", "unexpected token: '}' at https://host:80/v1"),
+    ],
+)
+def test_messages_of_foreign_code_show_no_secret(message: str, shown: str) -> None:
+    assert without_secrets(message) == shown

@@ -41,6 +41,14 @@ _PATH_OR_SERVER = ("chroma", "milvus")
 """`scheme://` names a server, `scheme:` a directory of this machine."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _SECRET_KEY = re.compile(r"(^|[_-])(pass|pwd|secret|token|key|apikey|credential)|password", re.IGNORECASE)
+_USER_INFO = re.compile(r"(://[^\s/:@]*:)[^\s@]+@")
+_NAMED_SECRET = re.compile(
+    r"""(?i)(\b[\w-]*(?:api[_-]?key|password|passwd|pwd|secret|(?:access|auth|api|refresh|session|id)[_-]?token|\btoken)"""
+    r"""["']?\s*(?:=|:)\s*["']?)(?!\*\*\*|Bearer\b|Basic\b)[^\s"'&;,)}\]]+"""
+)
+_BARE_SECRET = re.compile(
+    r"\b((?:Bearer|Basic)\s+)[\w.~+/=-]{6,}|\b(?:sk|pk|rk|hf|gsk|xai|ghp|gho|pat)[-_][\w-]{8,}|\bAIza[\w-]{20,}|\beyJ[\w-]+\.[\w.-]+"
+)
 _PAIR = re.compile(r"(?<![^?&;\s])([\w.-]+)=('[^']*'|[^&;\s]*)")
 
 
@@ -116,6 +124,16 @@ def parse_url(url: str) -> StoreUrl:
     return StoreUrl(scheme, unquote(rest).removeprefix("/"), query, url, netloc)
 
 
+def require_no_options(place: StoreUrl) -> None:
+    """ConfigError if the URL of a place that has no options gives one."""
+    if place.query:
+        name = next(iter(place.query))
+        raise ConfigError(
+            f"{place.bare} has an option {name!r} that is not known: {place.scheme}: has none. Leave it out; a '?' that "
+            "belongs to a path is written %3F."
+        )
+
+
 def _require_escaped(scheme: str, rest: str, query: str) -> None:
     """A password with a bare "@", "/", "#" or "?" would be cut, and its end taken for the host, and shown."""
     if not rest.startswith("//"):
@@ -170,6 +188,13 @@ def redact(url: str) -> str:
         user, colon, _ = user_info.partition(":")
         url = f"{start}{slashes}{user}{colon and ':***'}@{after}"
     return _PAIR.sub(_redact_pair, url)
+
+
+def without_secrets(text: str) -> str:
+    """A message of foreign code with what looks like a key, token or password replaced by `***`."""
+    text = _USER_INFO.sub(r"\1***@", text)
+    text = _NAMED_SECRET.sub(r"\1***", text)
+    return _BARE_SECRET.sub(lambda found: f"{found[1] or ''}***", text)
 
 
 def _redact_pair(found: re.Match[str]) -> str:

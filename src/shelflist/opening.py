@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from shelflist.config import StoreUrl, has_secret, parse_url, redact
+from shelflist.config import StoreUrl, has_secret, parse_url, redact, require_no_options
 from shelflist.core.errors import (
     CollectionMismatch,
     CollectionNotFound,
@@ -249,6 +249,7 @@ def ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_time
     where = parse_url(ledger)
     database: Database
     if where.scheme == "sqlite":
+        require_no_options(where)
         file = Path(where.path)
         file.parent.mkdir(parents=True, exist_ok=True)
         database = SqliteDatabase(file, busy_timeout=busy_timeout)

@@ -146,6 +146,16 @@ class TestOptions:
         for name in shelflist.collections(directory.url, directory.ledger):
             assert contents(directory.open(name).search("x")) == [name]
 
+    @pytest.mark.parametrize("scheme", ["file", "memory"])
+    def test_an_option_of_a_url_that_is_not_known(self, scheme: str, folder: Path) -> None:
+        path = folder / "index" if scheme == "file" else ""
+        with pytest.raises(ConfigError, match=r"option 'foo' that is not known"):
+            shelflist.open(f"{scheme}:{path}?foo=1", "docs")
+        with pytest.raises(ConfigError, match=r"option 'foo' that is not known"):
+            shelflist.open(f"{scheme}:{path}", "docs", ledger=f"sqlite:{folder / 'ledger.db'}?foo=1")
+        assert not (folder / "ledger.db").exists()
+        shelflist.open(f"{scheme}:{path}", "docs").close()
+
     def test_an_unknown_place(self) -> None:
         with pytest.raises(UnknownStore):
             shelflist.open("qdrantt://host", "docs")

@@ -281,9 +281,10 @@ class TestFailures:
 
     def test_a_dead_embedder_stops_the_pass_and_bad_texts_do_not(self, place: Place) -> None:
         docs = place.open()
-        place.embedder.outage = RuntimeError("no model")
-        with pytest.raises(EmbedderError, match="no model"):
+        place.embedder.outage = RuntimeError("no model for Bearer abc123def, api_key=hunter2")
+        with pytest.raises(EmbedderError, match="no model") as caught:
             docs.sync("p", chunks(*(f"text {i}" for i in range(50))))
+        assert "Bearer ***, api_key=***" in str(caught.value) and "hunter2" not in str(caught.value)
         assert place.embedder.calls < 15, "it does not try fifty times"
         place.embedder.outage = None
         place.embedder.failing = {"text 3", "text 40"}

@@ -454,7 +454,7 @@ def test_killed_while_building(store: EmbeddedStore, place: Path) -> None:
         assert plan(again).startswith("graph of 600 rows")
         again.close()
     again = EmbeddedStore(place)
-    assert again.repair(SPEC)[-1] == "vector index rebuilt"
+    assert again.repair(SPEC)[-1].startswith("vector index ")
     assert_recall(again)
     # The one before is kept for those who are reading by it.
     assert len([path for path in (place / "vectors").iterdir() if path.is_dir()]) <= 2

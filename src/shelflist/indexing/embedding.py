@@ -7,6 +7,7 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
+from shelflist.config import without_secrets
 from shelflist.core.errors import ConfigError, EmbedderError, EmbedderMismatch, ShelflistError, Transient
 from shelflist.core.log import log
 from shelflist.core.types import SyncReport, Vector
@@ -215,7 +216,9 @@ class VectorSource:
         except ShelflistError:
             raise
         except Exception as error:
-            raise EmbedderError(f"{self._embedder.fingerprint}: {type(error).__name__}: {error}") from error
+            raise EmbedderError(
+                f"{self._embedder.fingerprint}: {type(error).__name__}: {without_secrets(str(error))}"
+            ) from error
         if rows.shape != (len(texts), self._collection.dimensions):
             raise EmbedderError(
                 f"{self._embedder.fingerprint} returned an array of shape {rows.shape} for {len(texts)} texts; the "

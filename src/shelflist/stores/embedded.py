@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from shelflist.config import StoreUrl
+from shelflist.config import StoreUrl, require_no_options
 from shelflist.core.capabilities import Capabilities
 from shelflist.core.errors import StoreReadOnly
 from shelflist.core.fields import Fields, FieldType
@@ -85,6 +85,7 @@ class EmbeddedStore:
 
     @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> EmbeddedStore:
+        require_no_options(place)
         return cls(Path(place.path), busy_timeout=busy_timeout)
 
     @property
@@ -350,12 +351,17 @@ class EmbeddedStore:
         )
 
     def repair(self, spec: GenerationSpec) -> list[str]:
-        """Rebuild the keyword index and the snapshot of the vectors, in new places; readers move to them at their next query."""
+        """Rebuild the keyword index and the snapshot of the vectors, in new places; readers move to them at their next query.
+
+        Both, since damage may show to a query that is not seen from here; what is said tells them apart.
+        """
+        before = self.stats(spec)
+        sound_words = before["keyword_rows"] == before["points"]
         with self._database.write() as tx:
             self._keywords.rebuild(tx, spec.name)
-        done = [f"keyword index rebuilt from {self.stats(spec)['points']} rows"]
+        done = [f"keyword index {_rebuilt(sound_words)} from {self.stats(spec)['points']} rows"]
         if self._vectors.rebuild(spec):
-            done.append("vector index rebuilt")
+            done.append(f"vector index {_rebuilt(bool(before['snapshot_rows']))}")
         return done
 
     def stats(self, spec: GenerationSpec) -> Mapping[str, Any]:
@@ -387,6 +393,10 @@ class EmbeddedStore:
         self._vectors.close()
         self._keywords.close()
         self._database.close()
+
+
+def _rebuilt(was_sound: bool) -> str:
+    return "showed no damage, rebuilt all the same" if was_sound else "rebuilt"
 
 
 def _add_column(tx: Transaction, name: str, field: str, kind: FieldType) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shelflist.config import StoreUrl
+from shelflist.config import StoreUrl, require_no_options
 from shelflist.core.capabilities import Capabilities
 from shelflist.core.errors import TenantRequired
 from shelflist.core.filters.nodes import Operator
@@ -55,6 +55,7 @@ class MemoryStore:
 
     @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> MemoryStore:
+        require_no_options(place)
         return cls()
 
     @property
