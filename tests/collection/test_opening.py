@@ -24,6 +24,7 @@ from shelflist.core.errors import (
     EmbedderMismatch,
     LedgerTooNew,
     MarkerMismatch,
+    StoreTooNew,
     StoreUnavailable,
     UnknownField,
     UnknownStore,
@@ -181,6 +182,17 @@ class TestPlaces:
         with pytest.raises(LedgerTooNew, match=r"99"):
             directory.open()
         directory.sql("UPDATE sl_meta SET value = ? WHERE key = 'version'", version, ledger=True)
+        assert directory.open().count() == 1
+
+    def test_a_newer_store_is_refused_and_not_touched(self, directory: Place) -> None:
+        directory.open().sync("p", chunks("text"))
+        directory.close()
+        directory.sql("PRAGMA user_version = 7")
+        for name in ("docs", "another"):
+            with pytest.raises(StoreTooNew, match=r"index has store version 7.*Upgrade with"):
+                directory.open(name)
+        assert shelflist.collections(directory.url, directory.ledger) == ["docs"]
+        directory.sql("PRAGMA user_version = 0")
         assert directory.open().count() == 1
 
     def test_a_store_under_another_ledger_is_refused(self, folder: Path) -> None:

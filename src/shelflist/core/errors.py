@@ -11,7 +11,7 @@
     ├── TenantRequired  TenantForbidden
     ├── SourceConflict  RemovalRefused  CopyDiffers
     ├── StoreError             StoreUnavailable  StoreTimeout  StoreDenied  StoreReadOnly  StoreFull  StoreDamaged
-    │                          CacheDamaged  StoreMismatch  MarkerMismatch
+    │                          CacheDamaged  StoreMismatch  StoreTooNew  MarkerMismatch
     └── LedgerError            LedgerTooNew  LedgerBusy  SearchUnsettled
 
 Every message says what is wrong, why, and what to do next. `Transient` marks errors that a retry may cure;
@@ -185,6 +185,10 @@ class StoreDenied(StoreError):
 
 class StoreMismatch(StoreError):
     """The place of a generation in the store was made with another dimension, metric or shape."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer version of Shelflist."""
 
 
 class StoreReadOnly(StoreError):

@@ -18,7 +18,7 @@ import orjson
 
 from shelflist.config import StoreUrl, require_no_options
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import StoreReadOnly
+from shelflist.core.errors import StoreReadOnly, StoreTooNew
 from shelflist.core.fields import Fields, FieldType
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.transaction import Transaction
@@ -49,6 +49,11 @@ _SQL_TYPES = {
     FieldType.DATETIME: "INTEGER",
     FieldType.LIST: "INTEGER",
 }
+
+
+_FORMAT = 0
+"""Of the tables, as SQLite's `user_version` says it. One that older versions cannot read gets the next number, and is to
+be written when it is made."""
 
 
 class EmbeddedStore:
@@ -95,6 +100,7 @@ class EmbeddedStore:
     def create(self, spec: GenerationSpec) -> None:
         self.capabilities.require_index(spec.index, spec.metric, spec.dimensions)
         with self._database.write() as tx:
+            self._require_known(tx)
             tx.execute(
                 "CREATE TABLE IF NOT EXISTS store_generations (name TEXT PRIMARY KEY, last_row INTEGER NOT NULL, "
                 "sequence INTEGER NOT NULL, keywords TEXT NOT NULL, keyword_stamp INTEGER NOT NULL, "
@@ -375,6 +381,7 @@ class EmbeddedStore:
 
     def read_marker(self, collection: str) -> str | None:
         with self._database.read() as tx:
+            self._require_known(tx)  # whoever opens a collection asks for its marker first
             if not _has_table(tx, "store_markers"):
                 return None
             found = tx.execute("SELECT ledger_id FROM store_markers WHERE collection = ?", (collection,)).fetchone()
@@ -388,6 +395,14 @@ class EmbeddedStore:
             tx.execute("DELETE FROM store_markers WHERE collection = ?", (collection,))
             if ledger_id is not None:
                 tx.execute("INSERT INTO store_markers VALUES (?, ?)", (collection, ledger_id))
+
+    def _require_known(self, tx: Transaction) -> None:
+        (version,) = tx.execute("PRAGMA user_version").fetchone()
+        if version > _FORMAT:
+            raise StoreTooNew(
+                f"The index in {self.path} has store version {version}; this Shelflist knows up to {_FORMAT}. "
+                "Upgrade with: pip install -U shelflist. Nothing was changed."
+            )
 
     def close(self) -> None:
         self._vectors.close()
