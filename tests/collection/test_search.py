@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from counting import DIMENSIONS, chunks, contents, document, unit
+from counting import DIMENSIONS, CountingEmbedder, chunks, contents, document, unit
 from places import Place
 
+import shelflist
 from shelflist import Chunk, Collection, Document, F, Hit, SearchParams
 from shelflist.core.errors import DimensionMismatch, FilterError, InvalidInput, InvalidVector, UnknownField
 from shelflist.core.filters import prepare
@@ -359,3 +360,52 @@ def test_an_empty_collection_answers_with_nothing(place: Place) -> None:
         assert (len(hits), hits.refused) == (0, 0)
     assert docs.count() == docs.count("n < 3") == 0
     assert docs.verify()["ok"]
+
+
+def lost(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [said for record in caplog.records if "shelflist repair" in (said := record.getMessage())]
+
+
+@pytest.mark.parametrize("keep", [0, 3])
+def test_a_store_that_was_emptied_behind_our_back_is_told_once(
+    directory: Place, keep: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    docs = directory.open()
+    docs.sync_all(document(f"d{i}", f"river {i}") for i in range(24))
+    assert len(docs.search("river", limit=100)) == 24 and lost(caplog) == []
+    directory.close()
+    table = directory.table()
+    for suffix in ("_vectors", ""):
+        directory.sql(f"DELETE FROM {table}{suffix} WHERE row > {keep}")
+    docs = directory.open()
+    for _ in range(3):
+        assert len(docs.search("river", mode="dense")) == keep
+    assert len(lost(caplog)) == 1
+    assert f"'docs' has {keep} of the 24 chunks" in lost(caplog)[0] and "shelflist verify" in lost(caplog)[0]
+    docs.repair()
+    assert len(docs.search("river", limit=100, mode="dense")) == 24
+    assert len(lost(caplog)) == 1
+
+
+def test_a_store_in_memory_that_lost_a_tenants_chunks_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    docs = shelflist.open("memory:", "docs", embedder=CountingEmbedder(), tenancy="required")
+    for tenant in ("acme", "umbrella"):
+        docs.tenant(tenant).sync("d", chunks("river", "stone"))
+    parts = docs._parts
+    gone = [point.point_id for point in parts.store._generations[parts.spec.name].points.values()]  # type: ignore[attr-defined]
+    parts.store.delete(parts.spec, [one for one in gone if parts.store.get(parts.spec, [one])[0].tenant_id == "acme"])
+    assert len(docs.tenant("umbrella").search("river")) == 2 and lost(caplog) == []
+    assert list(docs.tenant("acme").search("river")) == []
+    assert [said.partition(" chunks")[0] for said in lost(caplog)] == [
+        "The store of the collection 'docs' has 0 of the 2"
+    ]
+
+
+def test_a_small_collection_in_order_is_not_warned_of(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    docs = place.open()
+    docs.sync("p", chunks("river", "stone"))
+    docs.sync("q", chunks("glass"), wait="stored")
+    docs.mark_stale("p")
+    docs.sync("q", chunks("glass", "tower"))
+    docs.delete("q")
+    assert list(docs.search("river", limit=50)) == [] and lost(caplog) == []

@@ -398,6 +398,20 @@ class Documents:
             )
             return [point_id for (point_id,) in rows]
 
+    def indexed(self, generation_id: int, tenant: str | None) -> int:
+        """How many chunks searches may show to this tenant."""
+        own = ""
+        whose: tuple[str, ...] = ()
+        sql = "SELECT count(*) FROM sl_states s"
+        if tenant is not None:
+            sql += " JOIN sl_chunks c USING (chunk_key) JOIN sl_documents d ON d.document_key = c.document_key"
+            own, whose = " AND d.tenant_id = ?", (tenant,)
+        with self._database.read(single=True) as tx:
+            found = tx.execute(
+                f"{sql} WHERE s.generation_id = ? AND s.index_status = 'indexed'{own}", (generation_id, *whose)
+            )
+            return int(found.fetchone()[0])
+
     def vector_hashes(self, generation_id: int, point_ids: Sequence[bytes]) -> dict[bytes, bytes]:
         """Hash of each point's vector as it was written, where the ledger has no copy of the vector itself."""
         found: dict[bytes, bytes] = {}

@@ -16,6 +16,7 @@ import orjson
 from shelflist.core.errors import EmbedderMismatch, InvalidInput, SearchUnsettled
 from shelflist.core.fields import shown_value
 from shelflist.core.filters.nodes import Filter
+from shelflist.core.log import log
 from shelflist.core.types import (
     Candidate,
     Candidates,
@@ -40,6 +41,8 @@ POOL = 100
 """Candidates that each leg of a hybrid search contributes."""
 DEFAULT_ALPHA = 0.5
 _TRIES = 50
+_SAID: set[bytes] = set()
+"""Collections whose store is known to lack chunks, by uid: searchers come and go."""
 Answer = TypeVar("Answer")
 Ranks = dict[str, dict[bytes, tuple[int, float]]]
 
@@ -306,9 +309,32 @@ class Searcher:
         return Hits(hits, plan=f"hybrid (native): {leg.plan}", exact=leg.exact, refused=leg.refused), len(hits) < wanted
 
     def _dense(self, vector: Vector, scope: Scope, wanted: int, params: SearchParams) -> _Leg:
-        return self._leg(
+        leg = self._leg(
             lambda limit: self._store.search(self._spec, vector, limit=limit, scope=scope, params=params), scope, wanted
         )
+        if leg.exhausted and len(leg.ids) < wanted and scope.filter is None and scope.point_ids is None:
+            self._warn_of_lost_chunks(len(leg.ids), scope)
+        return leg
+
+    def _warn_of_lost_chunks(self, came: int, scope: Scope) -> None:
+        """Say it, once until it is mended, if the store has fewer chunks than the ledger knows to be searchable."""
+        generation, documents = self._collection.generation_id, self._ledger.documents
+        expected = documents.indexed(generation, scope.tenant)
+        if came >= expected:
+            _SAID.discard(self._collection.uid)
+            return
+        # What was written or removed since the store answered is not lost: both are asked again, the store in between.
+        stored = self._store.count(self._spec, scope)
+        expected = min(expected, documents.indexed(generation, scope.tenant))
+        if stored < expected and self._collection.uid not in _SAID:
+            _SAID.add(self._collection.uid)
+            log.warning(
+                "The store of the collection %r has %d of the %d chunks that its ledger knows to be searchable, so searches "
+                "miss the others. See what is missing with: shelflist verify. Fill it again with: shelflist repair",
+                self._collection.name,
+                stored,
+                expected,
+            )
 
     def _keyword(self, text: str, scope: Scope, wanted: int) -> _Leg:
         if self._keywords is None:
