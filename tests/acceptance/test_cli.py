@@ -26,6 +26,25 @@ PAGES = {
 }
 
 
+def test_the_embedder_none_is_not_passed_over(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    line = {"document_id": "p", "content": "Keys", "metadata": {"year": 2024}}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "vectors.jsonl").write_text(json.dumps({**line, "embedding": [1.0, 0.0]}) + "\n")
+    folder.run("init", "--url", "file:./texts")
+    said = folder.run("sync", "texts.jsonl", "--url", "file:./texts", "--embedder", "none", code=1)
+    assert "embedder" in said.stderr and "Traceback" not in said.stderr
+    folder.run("sync", "texts.jsonl", "--url", "file:./texts")
+    assert "year 2024" in folder.run("search", "keys", "--url", "file:./texts", "--explain").stdout
+    shown = folder.run("show", "p", "--url", "file:./texts").stdout
+    assert "2024" in shown and "2,024" not in shown
+    (tmp_path / "shelflist.toml").unlink()
+    place = ("--url", "file:./vectors", "--embedder", "none")
+    folder.run("init", *place, "--fingerprint", "model", "--dimensions", "2")
+    folder.run("sync", "vectors.jsonl", *place)
+    assert folder.run("count", *place).stdout.split()[0] == "1"
+
+
 class Folder:
     """A project folder with pages, and the command in it."""
 

@@ -97,12 +97,18 @@ def test_interrupted_is_130_and_says_that_work_is_kept(shell: Shell, fake: FakeC
     assert "acknowledged is kept" in result.err and "same command again" in result.err
     assert "Traceback" not in result.err
     assert fake.was_asked("close")
+    as_json = shell("sync", ".", "--json")
+    assert as_json.code == 130 and as_json.json["error_type"] == "Interrupted"
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         ("search",),
+        ("sync", ""),
+        ("plan", ""),
+        ("sync", ".", ""),
+        ("sync", ".", "--source", ""),
         ("search", "keys", "--vector", "keys.npy"),
         ("search", "keys", "--limit", "0"),
         ("search", "keys", "--mode", "fuzzy"),

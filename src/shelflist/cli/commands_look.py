@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from shelflist.cli.options import Invocation, collection_options, tenant_option
-from shelflist.cli.output import print_facts, print_json, print_table, say, when
+from shelflist.cli.output import as_written, print_facts, print_json, print_table, say, when
 
 
 @click.command("status", short_help="Show how much is there, in which state, and how it was made.")
@@ -94,7 +94,7 @@ def show_command(invocation: Invocation, document: str) -> None:
         if chunk.get("error"):
             say(f"  error: {chunk['error']}", fg="red")
         if chunk["metadata"]:
-            print_facts(chunk["metadata"])
+            print_facts({key: as_written(value) for key, value in chunk["metadata"].items()})
         say(chunk["content"].strip())
     if not found["chunks"]:
         say("It has no chunks.")

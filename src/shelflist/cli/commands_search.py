@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shelflist.cli.options import Invocation, collection_options, tenant_option, where_option
-from shelflist.cli.output import body, one_line, print_json, print_table, say, shown
+from shelflist.cli.output import as_written, body, one_line, print_json, print_table, say
 
 if TYPE_CHECKING:
     from shelflist import Hit
@@ -133,7 +133,7 @@ def print_hit(rank: int, hit: Hit, *, explain: bool = False, length: int = _TEXT
         parts += [f"rerank {why.rerank_score:.3f}"] if why.rerank_score is not None else []
         say("    " + ", ".join(parts), dim=True)
         if hit.metadata:
-            say("    " + ", ".join(f"{key} {shown(value)}" for key, value in hit.metadata.items()), dim=True)
+            say("    " + ", ".join(f"{key} {as_written(value)}" for key, value in hit.metadata.items()), dim=True)
 
 
 def _leg(name: str, rank: int | None, score: float | None) -> str:

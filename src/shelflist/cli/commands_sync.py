@@ -132,7 +132,11 @@ def _run(
     if source is not None and len(paths) > 1:
         # Each path is a pass of its own: the second would remove what the first one brought.
         raise click.UsageError("--source names the documents of one PATH. Run the command once for each path.")
+    if source == "":
+        raise click.UsageError("--source is empty. Name the documents, or leave it out.")
     for path in paths:
+        if not path:  # an unset variable of the shell, not the folder one stands in
+            raise click.UsageError("PATH is empty. Give a folder, a .jsonl or a .parquet file; . is this folder.")
         if not Path(path).exists():
             raise UnreadableSource(f"{path} does not exist. Give a folder, a .jsonl or a .parquet file.")
     chunker = shelflist.Chunker(chunk_size, chunk_overlap)

@@ -103,6 +103,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError, ValueError):
             # A terminal without UTF-8 shows "?", it does not end the command.
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         result = shelflist_group.main(
             args=None if arguments is None else list(arguments), prog_name="shelflist", standalone_mode=False
@@ -110,17 +111,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
-        if isinstance(error, click.UsageError) and "--json" in (sys.argv[1:] if arguments is None else arguments):
-            from shelflist.cli.output import print_json
-
-            print_json({"error": error.format_message(), "error_type": "UsageError"})
+        if isinstance(error, click.UsageError) and as_json:
+            _print_error(error.format_message(), "UsageError")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo(
-            "\nInterrupted. What was acknowledged is kept; run the same command again and it goes on from there.",
-            err=True,
-        )
+        said = "Interrupted. What was acknowledged is kept; run the same command again and it goes on from there."
+        click.echo(f"\n{said}", err=True)
+        if as_json:
+            _print_error(said, "Interrupted")
         return 130
+
+
+def _print_error(text: str, kind: str) -> None:
+    from shelflist.cli.output import print_json
+
+    print_json({"error": text, "error_type": kind})
 
 
 def main() -> None:

@@ -42,8 +42,8 @@ class Invocation:
         settings = self.settings
         url = settings.require_url()
         options: dict[str, Any] = {}
-        if settings.embedder is not None and settings.embedder != "none":
-            options["embedder"] = settings.embedder
+        if settings.embedder is not None:
+            options["embedder"] = None if settings.embedder == "none" else settings.embedder
         opened = shelflist.open(
             url, settings.collection, ledger=settings.ledger, create=False, emptied=emptied, **options
         )

@@ -115,6 +115,17 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def as_written(value: Any) -> str:
+    """A value of metadata: a year is no quantity, and its digits are not grouped."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {as_written(member)}" for key, member in value.items()) or "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(as_written(member) for member in value) or "-"
+    return shown(value)
+
+
 def counted(number: int, noun: str) -> str:
     """`1 chunk`, `2,000 chunks`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

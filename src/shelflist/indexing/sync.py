@@ -201,8 +201,8 @@ class Sync:
             )
         if self._collection.tenancy == "required" and not tenant:
             raise TenantRequired(
-                f"The collection {self._collection.name!r} has tenants. Use collection.tenant(id), or give every "
-                "Document its tenant."
+                f"The collection {self._collection.name!r} has tenants. Use collection.tenant(id) (--tenant ID), or "
+                "give every Document its tenant (a column `tenant` in a file of rows)."
             )
         if self._collection.tenancy == "none" and tenant:
             raise TenantForbidden(
