@@ -94,7 +94,7 @@ GOOD = '{"document_id": "a", "content": "x"}\n'
     ("bad", "reason"),
     [
         (b'{"document_id": "a", \n', r"line 2 is not valid JSON"),
-        (b'{"document_id": "b", "content": NaN}\n', r"line 2 is not valid JSON"),
+        (b'{"document_id": "b", "content": NaN}\n', r"line 2 holds NaN or Infinity.*Write null"),
         (b'{"document_id": "b", "content": "\xff"}\n', r"line 2 is not valid UTF-8 at byte 33"),
         (b'["b", "x"]\n', r"line 2 is not a JSON object but list"),
         (b'{"content": "x"}\n', r"line 2: no column 'document_id' \(there are: content\)"),

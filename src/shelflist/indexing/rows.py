@@ -198,7 +198,7 @@ class Layout:
 def text_of(value: Any, where: str, column: str, *, optional: bool = False) -> str | None:
     if isinstance(value, str) or (optional and value is None):
         return value
-    raise UnreadableSource(f"{where}: {column} must be text, got {shown(value)}.")
+    raise UnreadableSource(f"{where}: {column} must be text, got {shown(value)}. Mend or remove the row.")
 
 
 def metadata_of(value: Any, where: str, column: str) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def metadata_of(value: Any, where: str, column: str) -> dict[str, Any]:
         except orjson.JSONDecodeError as error:
             raise UnreadableSource(f"{where}: {column} is text that is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
-        raise UnreadableSource(f"{where}: {column} must be an object, got {shown(value)}.")
+        raise UnreadableSource(f"{where}: {column} must be an object, got {shown(value)}. Mend or remove the row.")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
@@ -97,10 +98,27 @@ class Jsonl(Table):
                     f"{where} is not valid UTF-8 at byte {invalid.start} of the line (0x{raw[invalid.start]:02x}). "
                     "Save the file as UTF-8."
                 ) from None
-            raise UnreadableSource(f"{where} is not valid JSON: {error}. Mend or remove the line.") from None
+            if _holds_constants(raw):
+                raise UnreadableSource(
+                    f"{where} holds NaN or Infinity, which JSON does not know. Write null, or leave the key out "
+                    "(json.dumps(…, allow_nan=False) refuses to write them)."
+                ) from None
+            raise UnreadableSource(
+                f"{where} is not valid JSON: {error.msg} (character {error.pos + 1} of the line). Mend or remove the line."
+            ) from None
         if not isinstance(row, dict):
             raise UnreadableSource(f"{self.path}, line {line} is not a JSON object but {shown(row)}.")
         return row
+
+
+def _holds_constants(raw: bytes) -> bool:
+    """Whether a line is JSON but for the NaN and Infinity that Python's `json` writes."""
+    constants: list[str] = []
+    try:
+        json.loads(raw, parse_constant=constants.append)
+    except (ValueError, RecursionError):
+        return False
+    return bool(constants)
 
 
 class Parquet(Table):
@@ -278,4 +296,4 @@ def vector_of(value: Any, where: str, column: str | None) -> Vector | None:
         if array.ndim == 1 and array.size and array.dtype.kind in "fiu":
             with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which the collection refuses
                 return array.astype(np.float32)
-    raise UnreadableSource(f"{where}: {column} must be a list of numbers, got {shown(value)}.")
+    raise UnreadableSource(f"{where}: {column} must be a list of numbers, got {shown(value)}. Mend or remove the row.")
