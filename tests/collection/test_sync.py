@@ -416,7 +416,7 @@ class TestRevisions:
         upsert = docs._parts.store.upsert
 
         def deleted_meanwhile(*given: Any) -> Any:
-            monkeypatch.undo()
+            monkeypatch.setattr(docs._parts.store, "upsert", upsert)
             docs.delete("p")
             return upsert(*given)
 
