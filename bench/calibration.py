@@ -1,6 +1,6 @@
 """Whether what the engine measures on a collection's own vectors holds for real questions.
 
-    python bench/calibration.py                  # three sets of shared/data; about two minutes
+    python bench/calibration.py                  # three sets of shared/data; about six minutes
 
 For each set and target: the ef_search that calibration chooses, the recall@10 that real questions then have, and the least
 that those would have needed; the same for the depth of the codes. Beside them the recall of stored vectors taken as

@@ -372,6 +372,27 @@ class TestRevisions:
         assert docs.sync("p", chunks("late"), revision=10).documents_superseded == 1
         assert docs.verify()["ok"]
 
+    def test_nothing_is_made_good_under_a_number_that_a_newer_one_has_left_behind(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        docs = place.open()
+        docs.sync("p", chunks("ten"), revision=10)
+        docs.mark_stale("p")
+        upsert = docs._parts.store.upsert
+        reports: list[SyncReport] = []
+
+        def meanwhile(*given: Any) -> Any:
+            monkeypatch.setattr(docs._parts.store, "upsert", upsert)
+            if place.apart:  # else nothing is begun before it is finished
+                reports.append(docs.sync("p", chunks("ten"), revision=10))
+            return upsert(*given)
+
+        monkeypatch.setattr(docs._parts.store, "upsert", meanwhile)
+        docs.sync("p", chunks("twenty"), revision=20)
+        reports.append(docs.sync("p", chunks("ten"), revision=10))
+        assert [counts(report, "documents_superseded", "failed") for report in reports] == [(1, 0)] * len(reports)
+        assert found(docs) == ["twenty"]
+
     def test_what_came_in_part_comes_again_under_its_number(self, place: Place) -> None:
         docs = place.open()
         docs.sync("p", chunks("good", ""), revision=10, on_failed="switch_without")

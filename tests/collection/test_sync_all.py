@@ -15,7 +15,7 @@ from counting import chunks, contents, counts, document, documents
 from places import Place
 
 from shelflist import Chunk, Collection, Document, Progress
-from shelflist.core.errors import InvalidInput, RemovalRefused, SourceConflict
+from shelflist.core.errors import InvalidInput, RemovalRefused, SourceConflict, UnreadableSource
 from shelflist.indexing.protocol import KnownDigests, Source, Unchanged, Unreadable
 
 
@@ -223,6 +223,26 @@ def test_memory_is_bounded_by_text_not_only_by_number(place: Place, monkeypatch:
 
     docs.plan(stream())
     assert 0 < most < 10
+
+
+def test_what_came_before_a_source_broke_off_is_kept(place: Place) -> None:
+    docs = place.open()
+    docs.sync_all(documents(3), source="listed")
+
+    @dataclass
+    class Broken(Listed):
+        def documents(self, known: KnownDigests) -> Iterator[Document | Unchanged | Unreadable]:
+            yield from super().documents(known)
+            raise UnreadableSource("rows.jsonl, line 3: embedding must be a list of numbers.")
+
+    source = Broken([document("new", "new"), document("d0", "edited")])
+    with pytest.raises(UnreadableSource, match="line 3"):
+        docs.sync_all(source, delete="missing")
+    assert there(docs) == ["d0", "d1", "d2", "new"], "and nothing counts as missing"
+    assert {"new", "edited"} < set(everything(docs))
+    with pytest.raises(UnreadableSource):
+        docs.plan(source, delete="missing")
+    assert docs.verify()["ok"]
 
 
 class TestRefusal:

@@ -83,6 +83,29 @@ def test_only_the_missing_steps_are_run(database: SqliteDatabase, monkeypatch: p
     assert version(database) == str(newest + 1)
 
 
+def test_the_numbers_of_callers_come_out_of_the_ledgers_count(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [step for step in migrations() if step[0] < 6]
+    with monkeypatch.context() as older:
+        older.setattr(schema, "migrations", lambda: before)
+        open_schema(database)
+    with database.write() as tx:
+        tx.execute(
+            "INSERT INTO sl_documents (document_key, collection_id, tenant_id, document_id, source_id, revision, "
+            "next_revision, chunk_count, removed_at, updated_at) VALUES (1, 1, '', 'live', 1, 9, 12, 1, NULL, 0), "
+            "(2, 1, '', 'removed', 1, 10, 10, 0, 5, 0), (3, 1, '', 'begun', 1, 0, 4, 0, NULL, 0)"
+        )
+        tx.execute(
+            "INSERT INTO sl_revisions (document_key, revision, generation_id, base_revision, source_id, members, "
+            "lease_owner, lease_until) VALUES (1, 12, 1, 9, 1, '[]', 'a', 0)"
+        )
+    open_schema(database)
+    with database.read() as tx:
+        assert tx.execute("SELECT fence FROM sl_documents ORDER BY document_key").fetchall() == [(9,), (9,), (0,)]
+        assert tx.execute("SELECT fence FROM sl_revisions").fetchall() == [(12,)]
+
+
 def test_a_step_that_fails_changes_nothing(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     open_schema(database)
     newest, before = migrations()[-1][0], tables(database)

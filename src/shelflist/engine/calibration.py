@@ -1,7 +1,7 @@
 """What it takes to meet a recall target, measured against exact search on the collection's own vectors.
 
 Questions do not lie where the texts do: a query that is a stored vector is found by a graph at any effort (recall .999
-where real questions have .90), so the samples are stored vectors moved by the difference of two others. How far, and how much
+where real questions have .91), so the samples are stored vectors moved by the difference of two others. How far, and how much
 deeper than they need the codes are looked through, is set so that real questions meet the target too; `bench/calibration.py`
 compares both on three sets.
 """

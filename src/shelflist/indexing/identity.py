@@ -71,10 +71,8 @@ def digest(document: Document) -> Digest:
         if not isinstance(chunk, Chunk):
             raise InvalidInput(f"A chunk is {type(chunk).__name__}. Give Chunk(content=…).")
         text = hash_of(text_bytes(chunk.content))
-        has_none = (
-            isinstance(chunk.metadata, Mapping) and not chunk.metadata
-        )  # what is no mapping has a digest of its own
-        metadata = b"" if has_none else canonical(chunk.metadata)
+        # What is empty and no mapping is refused later, and must not have the digest of what is accepted.
+        metadata = b"" if isinstance(chunk.metadata, Mapping) and not chunk.metadata else canonical(chunk.metadata)
         section = b"" if chunk.section is None else label_bytes("section", chunk.section)
         strategy = b"" if chunk.chunk_strategy is None else label_bytes("chunk_strategy", chunk.chunk_strategy)
         vector = None if chunk.embedding is None else hash_of(vector_bytes(chunk.embedding))

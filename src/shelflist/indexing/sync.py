@@ -16,6 +16,7 @@ from shelflist.core.errors import (
     SourceConflict,
     TenantForbidden,
     TenantRequired,
+    UnreadableSource,
 )
 from shelflist.core.types import (
     Chunk,
@@ -115,8 +116,12 @@ class Sync:
         if self._default_tenant is not None or self._collection.tenancy == "none":
             self._source_id(self._default_tenant or "")
         with closing(self._planned):
-            for batch in _batches(self._items(documents)):
-                self._take(batch)
+            try:
+                for batch in _batches(self._items(documents)):
+                    self._take(batch)
+            except UnreadableSource:
+                self._planned.finish()  # what came before it broke off is as good as ever
+                raise
             self._planned.finish()
             gone = self._missing() if delete_missing else []
             self._require_few(gone, allow_removal)
@@ -418,9 +423,9 @@ def _is_superseded(document: Document, record: DocumentRecord, begun: int) -> bo
     marked stale or came in part, has no digest and may come again under its own number."""
     if document.revision is None:
         return False
-    if document.revision == record.fence:
-        return record.removed or record.digest is not None
-    return document.revision < max(record.fence, begun)
+    if document.revision < max(record.fence, begun):
+        return True
+    return document.revision == record.fence and (record.removed or record.digest is not None)
 
 
 def checked_document_id(document_id: object) -> str:
@@ -449,16 +454,22 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
     batch: list[Item] = []
     chunks = characters = 0
     began = time.monotonic()
-    for item in items:
-        batch.append(item)
-        if isinstance(item, Document) and isinstance(item.chunks, (list, tuple)):
-            chunks += len(item.chunks)
-            characters += sum(
-                [len(one.content) for one in item.chunks if type(one) is Chunk and type(one.content) is str]
+    try:
+        for item in items:
+            batch.append(item)
+            if isinstance(item, Document) and isinstance(item.chunks, (list, tuple)):
+                chunks += len(item.chunks)
+                characters += sum(
+                    [len(one.content) for one in item.chunks if type(one) is Chunk and type(one.content) is str]
+                )
+            full = (
+                len(batch) >= _DOCUMENTS_PER_BATCH or chunks >= _CHUNKS_PER_BATCH or characters >= _CHARACTERS_PER_BATCH
             )
-        full = len(batch) >= _DOCUMENTS_PER_BATCH or chunks >= _CHUNKS_PER_BATCH or characters >= _CHARACTERS_PER_BATCH
-        if full or time.monotonic() - began > _SECONDS_PER_BATCH:
-            yield batch
-            batch, chunks, characters, began = [], 0, 0, time.monotonic()
+            if full or time.monotonic() - began > _SECONDS_PER_BATCH:
+                yield batch
+                batch, chunks, characters, began = [], 0, 0, time.monotonic()
+    except UnreadableSource:
+        yield batch
+        raise
     if batch:
         yield batch

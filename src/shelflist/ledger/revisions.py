@@ -254,7 +254,7 @@ class Revisions:
             self._sql.each(
                 tx,
                 f"UPDATE sl_documents SET revision = ?, next_revision = {self._sql.greatest}(next_revision, ?), digest = ?, "
-                f"source_digest = ?, source_id = ?, chunk_count = ?, removed_at = ?, "
+                "source_digest = ?, source_id = ?, chunk_count = ?, removed_at = ?, "
                 f"fence = {self._sql.greatest}(fence, ?), updated_at = {self._sql.clock} WHERE document_key = ?",
                 "bigint bigint bytea bytea bigint bigint float8 bigint bigint",
                 (

@@ -74,7 +74,7 @@ class Compaction:
             found = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (name,)).fetchone()
             if found is None or found[0] < _least(self._spec.index):
                 return False
-            snapshot = self._snapshot(tx)
+            snapshot = in_use(tx, self._spec)
             if snapshot is None:
                 return _living(tx, name) >= _least(self._spec.index)
             place, moment, rows = snapshot
@@ -90,19 +90,6 @@ class Compaction:
         except SnapshotDamaged:
             return True
         return False
-
-    def _snapshot(self, tx: Transaction) -> tuple[str, Moment, int] | None:
-        """Place, moment and number of rows of the snapshot in use."""
-        spec = self._spec
-        found = None
-        if has_log(tx, spec.name):
-            found = tx.execute(
-                "SELECT place, sequence, last_row, rows FROM store_snapshots WHERE name = ?", (spec.name,)
-            ).fetchone()
-        if found is None:
-            return None
-        place, sequence, last_row, rows = found
-        return place, Moment(spec.name, sequence, last_row, spec.dimensions, spec.metric), rows
 
     def run(self) -> bool:
         """Build and publish a snapshot; False if another process is at it, or there is too little to build."""
@@ -202,10 +189,23 @@ class Compaction:
     def _remove_left_over(self) -> None:
         """Directories that no snapshot in use has: older ones, and those of a process that died."""
         with self._database.read() as tx:
-            used = self._snapshot(tx)
+            used = in_use(tx, self._spec)
         for path in self._directory.glob(f"{self._spec.name}.*"):
             if path.is_dir() and (used is None or path.name != used[0]):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def in_use(tx: Transaction, spec: GenerationSpec) -> tuple[str, Moment, int] | None:
+    """Place, moment and number of rows of the snapshot that searches of this transaction use."""
+    found = None
+    if has_log(tx, spec.name):
+        found = tx.execute(
+            "SELECT place, sequence, last_row, rows FROM store_snapshots WHERE name = ?", (spec.name,)
+        ).fetchone()
+    if found is None:
+        return None
+    place, sequence, last_row, rows = found
+    return place, Moment(spec.name, sequence, last_row, spec.dimensions, spec.metric), rows
 
 
 def drop_snapshots(directory: Path, name: str) -> None:

@@ -17,9 +17,8 @@ from shelflist.core.types import SearchParams, Vector
 from shelflist.database import SqliteDatabase, SqliteTransaction
 from shelflist.engine.calibration import depth_for, sample_queries, true_neighbours
 from shelflist.engine.planner import FEW_MATCHES, Found, search
-from shelflist.engine.snapshot import Moment, SnapshotDamaged, check
+from shelflist.engine.snapshot import SnapshotDamaged, check
 from shelflist.engine.view import Matches, View
-from shelflist.stores._removed import has_log
 from shelflist.stores._sql import compile_sql
 from shelflist.stores._vector_cache import State, VectorCache
 from shelflist.stores.protocol import GenerationSpec, Scope
@@ -105,19 +104,17 @@ class EmbeddedVectors:
 
     def rows(self, tx: Transaction, spec: GenerationSpec) -> int | None:
         """How many rows the snapshot in use has, 0 without one; None if a byte of it is not as it was written."""
-        found = None
-        if has_log(tx, spec.name):
-            found = tx.execute(
-                "SELECT place, sequence, last_row, rows FROM store_snapshots WHERE name = ?", (spec.name,)
-            ).fetchone()
-        if found is None:
+        from shelflist.stores._compaction import in_use
+
+        snapshot = in_use(tx, spec)
+        if snapshot is None:
             return 0
-        place, sequence, last_row, rows = found
+        place, moment, rows = snapshot
         try:
-            check(self.path / place, Moment(spec.name, sequence, last_row, spec.dimensions, spec.metric))
+            check(self.path / place, moment)
         except SnapshotDamaged:
             return None
-        return int(rows)
+        return rows
 
     def drop(self, name: str) -> None:
         from shelflist.stores._compaction import drop_snapshots
