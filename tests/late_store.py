@@ -92,6 +92,9 @@ class LateStore:
     def build(self, spec: GenerationSpec) -> None:
         """Nothing waits: search is exact."""
 
+    def wait_for_build(self, tell: Any = None) -> None:
+        """Nothing is built aside."""
+
     def get(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> list[Point]:
         return self._rows.get(spec, point_ids)
 

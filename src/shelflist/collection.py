@@ -29,6 +29,7 @@ from shelflist.core.types import (
     Metric,
     Mode,
     OnFailed,
+    Progress,
     ProgressListener,
     Recall,
     Reranker,
@@ -362,21 +363,31 @@ class Collection:
         ranks = self._recovering(lambda: self._searcher().ranks(query, tenant, condition))
         return inspection.why(document_id, query, condition, ranks)
 
-    def verify(self, sample: int = 200) -> dict[str, Any]:
+    def verify(self, sample: int = 200, *, progress: ProgressListener | None = None) -> dict[str, Any]:
         """Compare ledger and store both ways, and `sample` vectors; `ok`: whether what is searched is what was written.
 
         Beside it stand the numbers that were compared. TenantForbidden on a collection bound to a tenant.
         """
         self._whole("verify")
-        return self._maintenance().verify(sample)
+        return self._maintenance(progress).verify(sample)
 
-    def repair(self) -> dict[str, Any]:
+    def repair(self, *, progress: ProgressListener | None = None) -> dict[str, Any]:
         """Restore from the ledger what `verify` misses, delete what it must not have, rebuild damaged caches.
 
         `actions` says what was done, in sentences. TenantForbidden on a collection bound to a tenant.
         """
         self._whole("repair")
-        return self._maintenance().repair()
+        return self._maintenance(progress).repair()
+
+    def wait_for_build(self, *, progress: ProgressListener | None = None) -> None:
+        """Return when the vector index that a pass has begun to build aside is built. Searches answer without it; `close`
+        waits too. What interrupts the wait stops the building, and the next sync begins it again."""
+
+        def tell(done: int, total: int) -> None:
+            if progress:
+                progress(Progress("building the vector index", done, total or None, "vectors"))
+
+        self._parts.generation.store.wait_for_build(tell)
 
     def purge(self) -> int:
         """Delete condemned points whose grace has passed; returns how many."""
@@ -533,11 +544,11 @@ class Collection:
     def _inspection(self) -> Inspection:
         return Inspection(self._parts.generation, self._tenant)
 
-    def _maintenance(self) -> Maintenance:
+    def _maintenance(self, progress: ProgressListener | None = None) -> Maintenance:
         from shelflist.indexing.maintenance import Maintenance  # a search pays for nothing that it does not need
 
         parts = self._parts
-        return Maintenance(parts.generation, parts.vectors, parts.writer)
+        return Maintenance(parts.generation, parts.vectors, parts.writer, progress)
 
     def _prepared(self, where: Where) -> Filter | None:
         try:

@@ -94,11 +94,14 @@ class FakeCollection:
         chunk.update(metadata={"page_number": 3}, content="Keys are rotated.")
         return self._answer("show", {**DOCUMENT, "chunks": [chunk]}, document)
 
-    def verify(self, sample: int = 200) -> dict[str, Any]:
+    def wait_for_build(self, *, progress: Any = None) -> None:
+        self.asked.append(("wait_for_build", (), {}))
+
+    def verify(self, sample: int = 200, *, progress: Any = None) -> dict[str, Any]:
         found = {"ok": True, "ledger": 7, "store": 7, "missing": [], "ghosts": [], "vectors_checked": 7}
         return self._answer("verify", {**found, "vectors_different": [], "condemned": 0, "keywords_ok": True}, sample)
 
-    def repair(self) -> dict[str, Any]:
+    def repair(self, *, progress: Any = None) -> dict[str, Any]:
         return self._answer("repair", {"actions": ["2 ghosts deleted from the store"], "lost": []})
 
     def purge(self) -> int:

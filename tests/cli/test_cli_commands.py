@@ -408,6 +408,13 @@ def test_sync_options_reach_source_and_collection(
         "wait": "stored",
         "progress": None,
     }
+    assert fake.was_asked("wait_for_build")
+
+
+def test_a_plan_waits_for_nothing(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    assert shell("plan", "pages").code == 0
+    assert fake.was_asked("plan") and not fake.was_asked("wait_for_build")
 
 
 def test_a_file_of_chunks_takes_no_chunker_and_no_globs(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import shelflist
-from shelflist import Chunk, Collection, Document, F, Hnsw, SearchParams
+from shelflist import Chunk, Collection, Document, F, Hnsw, Progress, SearchParams
 
 DIMENSIONS = 40
 
@@ -94,3 +94,32 @@ def test_a_sync_that_changes_nothing_builds_what_an_interrupted_one_has_not(plac
         assert docs.sync_all(documents(range(300))).unchanged == 300
     with opened(place) as docs:
         assert docs.search(vector(3)).plan.startswith("dense: graph of 300")
+
+
+def test_the_wait_for_the_index_shows_progress(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as docs:
+        docs.sync_all(documents(range(300)))
+        steps: list[Progress] = []
+        docs.wait_for_build(progress=steps.append)
+        assert {step.stage for step in steps} <= {"building the vector index"}
+        assert all(step.unit == "vectors" and step.total in (None, 300, 900) for step in steps)
+        assert docs.search(vector(3)).plan.startswith("dense: graph of 300 rows")
+        steps.clear()
+        docs.wait_for_build(progress=steps.append)
+        assert steps == []
+
+
+def test_verify_and_repair_show_progress(place: Path) -> None:
+    with opened(place) as docs:
+        steps: list[Progress] = []
+        assert docs.verify(sample=120, progress=steps.append)["ok"]
+        assert [(step.stage, step.total) for step in steps] == [
+            ("reading the ledger", None),
+            ("reading the store", 300),
+            ("comparing vectors", 120),
+        ]
+        parts = docs._parts
+        parts.store.delete(parts.spec, [one for one, _ in parts.store.scan(parts.spec)][:40])
+        steps.clear()
+        docs.repair(progress=steps.append)
+        assert ("restoring", 40) in [(step.stage, step.total) for step in steps]

@@ -390,6 +390,42 @@ def test_stopped_it_leaves_things_as_they_were(store: EmbeddedStore, place: Path
     assert snapshot_of(place) == before and plan(store).startswith("graph of 600 rows")
 
 
+def test_whoever_waits_hears_how_many_vectors_are_done(store: EmbeddedStore, place: Path) -> None:
+    told: list[tuple[int, int]] = []
+    store.wait_for_build(lambda done, total: told.append((done, total)))
+    assert told == []  # nothing is being built
+    shutil.rmtree(snapshot_of(place))
+    store.build(SPEC)
+    store.wait_for_build(lambda done, total: told.append((done, total)))
+    assert told == sorted(told) and all(done <= total <= 1_800 for done, total in told)
+    compaction = _compaction.Compaction(store.database, SPEC, place / "vectors")
+    assert compaction.run()
+    assert (compaction.done, compaction.total) == (1_800, 1_800)  # copied, as codes, in the graph
+
+
+def test_what_interrupts_the_wait_stops_the_building(
+    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(snapshot_of(place))
+    goes_on = threading.Event()
+    copied = _compaction.Compaction._copy_rows
+
+    def waiting(self: _compaction.Compaction, to: Path) -> object:
+        goes_on.wait(30)
+        return copied(self, to)
+
+    def interrupted(done: int, total: int) -> None:
+        goes_on.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_compaction.Compaction, "_copy_rows", waiting)
+    store.build(SPEC)
+    with pytest.raises(KeyboardInterrupt):
+        store.wait_for_build(interrupted)
+    store.close()
+    assert [path for path in (place / "vectors").iterdir() if path.is_dir()] == []
+
+
 def test_of_a_generation_that_is_gone_there_is_nothing_to_build(store: EmbeddedStore, place: Path) -> None:
     compaction = _compaction.Compaction(store.database, SPEC, place / "vectors")
     assert compaction.run()

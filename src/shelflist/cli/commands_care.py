@@ -8,6 +8,7 @@ import click
 
 from shelflist.cli.options import Invocation, collection_options
 from shelflist.cli.output import counted, print_json, say
+from shelflist.cli.progress import progress_listener
 
 _SHOWN = 10
 _DIFFERENCES_FOUND = 3
@@ -26,7 +27,8 @@ def verify_command(invocation: Invocation, sample: int) -> None:
       shelflist verify --sample 1000
     """
     with invocation.collection() as collection:
-        found = collection.verify(sample)
+        with progress_listener() as listen:
+            found = collection.verify(sample, progress=listen)
         name = collection.name
     if invocation.as_json:
         print_json({"collection": name, **found})
@@ -83,7 +85,9 @@ def repair_command(invocation: Invocation, emptied: bool) -> None:
       shelflist repair
     """
     with invocation.collection(emptied=emptied) as collection:
-        done = collection.repair()
+        with progress_listener() as listen:
+            done = collection.repair(progress=listen)
+            collection.wait_for_build(progress=listen)
         name = collection.name
     if invocation.as_json:
         print_json({"collection": name, **done})

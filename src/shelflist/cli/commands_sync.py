@@ -160,6 +160,9 @@ def _run(
                     report = collection.sync_all(opened, on_failed=on_failed, wait=wait, progress=listen, **settings)
             parts.append({"path": path, "source": named, **report.to_dict()})
             reports.append(report)
+        if not planned:
+            with progress_listener() as listen:
+                collection.wait_for_build(progress=listen)
         name = collection.name
     total = added_up(reports)
     seconds = time.perf_counter() - started

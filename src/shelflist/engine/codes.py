@@ -73,8 +73,8 @@ class Codes:
         self.count: int = index.ntotal
 
     @classmethod
-    def build(cls, vectors: Vector, metric: Metric, check: Callable[[], None] = lambda: None) -> Codes:
-        """Codes of prepared vectors (n, d); `vectors` may be a mapped file; `check` is called now and then, and may raise."""
+    def build(cls, vectors: Vector, metric: Metric, advance: Callable[[int], None] = lambda vectors: None) -> Codes:
+        """Codes of prepared vectors (n, d); `vectors` may be a mapped file; `advance` hears how many were added, and may raise."""
         import faiss
 
         count, dimensions = vectors.shape
@@ -90,8 +90,9 @@ class Codes:
         step = max(1, count // _TRAINING_ROWS)
         index.train(np.ascontiguousarray(vectors[::step]))
         for start in range(0, count, _BATCH):
-            check()
-            index.add(np.ascontiguousarray(vectors[start : start + _BATCH]))
+            part = np.ascontiguousarray(vectors[start : start + _BATCH])
+            index.add(part)
+            advance(len(part))
         return cls(index)
 
     def nearest(self, query: Vector, count: int, selection: Selection | None = None) -> Positions:

@@ -31,9 +31,15 @@ class Graph:
 
     @classmethod
     def build(
-        cls, vectors: Vector, metric: Metric, check: Callable[[], None] = lambda: None, *, m: int, ef_construction: int
+        cls,
+        vectors: Vector,
+        metric: Metric,
+        advance: Callable[[int], None] = lambda vectors: None,
+        *,
+        m: int,
+        ef_construction: int,
     ) -> Graph:
-        """A graph of prepared vectors (n, d); `vectors` may be a mapped file; `check` is called now and then, and may raise."""
+        """A graph of prepared vectors (n, d); `vectors` may be a mapped file; `advance` hears how many were added, and may raise."""
         import faiss
 
         count, dimensions = vectors.shape
@@ -42,8 +48,9 @@ class Graph:
         index.hnsw.efConstruction = ef_construction
         index.train(np.ascontiguousarray(vectors[:: max(1, count // _TRAINING_ROWS)]))
         for start in range(0, count, _BATCH):
-            check()
-            index.add(np.ascontiguousarray(vectors[start : start + _BATCH]))
+            part = np.ascontiguousarray(vectors[start : start + _BATCH])
+            index.add(part)
+            advance(len(part))
         return cls(index)
 
     def nearest(self, query: Vector, count: int, ef_search: int, selection: Selection | None = None) -> Positions:

@@ -132,6 +132,9 @@ class Copier:
             if not self._pass():
                 break
         self._writer.build()  # the answers that are compared next are to be its
+        self._destination.store.wait_for_build(
+            lambda done, total: self._tell("building the vector index", done, total, "vectors")
+        )
         for attempt in range(_MOST_COMPARISONS):
             found = self._compare()
             # A source that is being written differs until the next pass; only what a pass cannot mend is a difference.
@@ -404,9 +407,9 @@ class Copier:
             self._report.documents_unchanged += 1
             self._report.unchanged += head.chunk_count
 
-    def _tell(self, stage: str, done: int, total: int) -> None:
+    def _tell(self, stage: str, done: int, total: int, unit: str = "chunks") -> None:
         if self._progress:
-            self._progress(Progress(stage, min(done, total), total, "chunks"))
+            self._progress(Progress(stage, min(done, total), total, unit))
 
 
 def _is_same(head: DocumentHead, record: DocumentRecord) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from shelflist.core.types import Metric, Point, SyncReport, Vector
+from shelflist.core.types import Metric, Point, Progress, ProgressListener, SyncReport, Vector
 from shelflist.engine.exact import prepared
 from shelflist.generation import Generation
 from shelflist.indexing.batches import upsert_all
@@ -17,10 +17,17 @@ from shelflist.indexing.identity import hash_of, vector_bytes
 from shelflist.indexing.write import Writer
 
 _BATCH = 1_000
+Row = TypeVar("Row")
 
 
 class Maintenance:
-    def __init__(self, generation: Generation, vectors: VectorSource, writer: Writer) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        vectors: VectorSource,
+        writer: Writer,
+        progress: ProgressListener | None = None,
+    ) -> None:
         self._ledger = generation.ledger
         self._store = generation.store
         self._spec = generation.spec
@@ -28,6 +35,7 @@ class Maintenance:
         self._keywords = generation.keywords
         self._vectors = vectors
         self._writer = writer
+        self._progress = progress
 
     def verify(self, sample: int) -> dict[str, Any]:
         """Compare ledger and store both ways, sample vectors against the cache, and count the keyword rows."""
@@ -36,7 +44,9 @@ class Maintenance:
         live: set[bytes] = set()
         condemned: set[bytes] = set()
         pending: set[bytes] = set()
-        for point_id, status, is_condemned, document_id in self._ledger.documents.points(generation):
+        for point_id, status, is_condemned, document_id in self._told(
+            "reading the ledger", self._ledger.documents.points(generation), None
+        ):
             if is_condemned:
                 condemned.add(point_id)
             elif status in ("indexed", "stale"):
@@ -46,7 +56,8 @@ class Maintenance:
             else:
                 pending.add(point_id)
         self._store.flush(self._spec)  # a delete that does not show yet is no ghost
-        stored = {point_id: status for point_id, status in self._store.scan(self._spec)}
+        expected = len(wanted) + len(condemned) + len(pending)
+        stored = dict(self._told("reading the store", self._store.scan(self._spec), expected))
         hidden = [point for point in wanted if point in live and stored.get(point) == "stale"]
         missing = [point for point in wanted if point not in stored]
         ghosts = [point for point in stored if point not in wanted and point not in condemned and point not in pending]
@@ -86,6 +97,7 @@ class Maintenance:
         report = SyncReport()
         self._store.create(self._spec)  # somebody may have dropped it
         if self._store.capabilities.upkeep:
+            self._tell("repairing the store", 0, None)
             actions += self._store.repair(self._spec)
         finished = self._writer.finish(report)
         if finished:
@@ -111,12 +123,14 @@ class Maintenance:
         lost: list[str] = []
         restored = 0
         for start in range(0, len(missing), _BATCH):
+            self._tell("restoring", start, len(missing))
             done, without = self._restore(missing[start : start + _BATCH], report)
             restored += done
             lost += without
         if restored:
             actions.append(f"{restored} chunks restored, {report.embedded} of them embedded again")
         if not (found["keywords_ok"] and found["snapshot_ok"]):
+            self._tell("rebuilding the caches", 0, None)
             actions += self.rebuild_caches()
             if not self._keywords_ok():
                 actions.append(f"{self._rewrite(report)} chunks written again, with their words")
@@ -148,6 +162,7 @@ class Maintenance:
         written = 0
         points = [point for point, _ in self._store.scan(self._spec)]
         for start in range(0, len(points), _BATCH):
+            self._tell("writing again", start, len(points))
             part = points[start : start + _BATCH]
             rows = self._ledger.documents.contents(part)
             vectors = self._store.vectors(self._spec, part)
@@ -197,6 +212,13 @@ class Maintenance:
     def _different(self, point_ids: Sequence[bytes], sample: int) -> list[bytes]:
         """Of a sample of points: those whose vector is not the one that was paid for, or not usable at all."""
         chosen = random.Random(0).sample(point_ids, min(sample, len(point_ids)))
+        different: list[bytes] = []
+        for start in range(0, len(chosen), _BATCH):
+            self._tell("comparing vectors", start, len(chosen))
+            different += self._different_of(chosen[start : start + _BATCH])
+        return different
+
+    def _different_of(self, chosen: Sequence[bytes]) -> list[bytes]:
         stored = self._store.vectors(self._spec, chosen)
         rows = self._ledger.documents.contents(chosen)
         hashes = {row["point_id"]: row["embedding_hash"] or row["text_hash"] for row in rows}
@@ -208,6 +230,17 @@ class Maintenance:
             if _differs(stored.get(point), paid.get(hashes[point]), self._spec.metric)
             or (point in written and hash_of(vector_bytes(stored[point])) != written[point])
         ]
+
+    def _told(self, stage: str, items: Iterable[Row], total: int | None) -> Iterator[Row]:
+        """The items, with a word now and then on how many have come."""
+        for done, item in enumerate(items):
+            if done % _BATCH == 0:
+                self._tell(stage, done, total)
+            yield item
+
+    def _tell(self, stage: str, done: int, total: int | None) -> None:
+        if self._progress:
+            self._progress(Progress(stage, done, total))
 
 
 def _differs(stored: Vector | None, paid: Vector | None, metric: Metric) -> bool:

@@ -134,11 +134,17 @@ class Sync:
         if not self._dry:
             self._report.purged += self._writer.purge()
             if self._wait == "searchable":
-                self._writer.build(changed=self._has_changed())
+                self._build()
             if not self._single and not any(failure.position is None for failure in self._report.failures):
                 self._ledger.catalog.complete_pass(list(self._sources.values()), changed=self._has_changed())
             self._log()
         return self._report
+
+    def _build(self) -> None:
+        changed = self._has_changed()
+        if self._progress and changed and not self._generation.store.capabilities.builds_aside:
+            self._progress(Progress("building the vector index", 0, None, "vectors"))
+        self._writer.build(changed=changed)
 
     def _items(self, documents: Iterable[Document] | Source) -> Iterator[Item]:
         if not isinstance(documents, Source):

@@ -53,14 +53,14 @@ class Stopped(Exception):
 
 
 class Compaction:
-    """Of one generation."""
+    """Of one generation. `done` of `total` vectors have been copied, or put into an index; each index counts them anew."""
 
     def __init__(self, database: SqliteDatabase, spec: GenerationSpec, directory: Path) -> None:
         self._database = database
         self._spec = spec
         self._directory = directory
-
         self._stopped = threading.Event()
+        self.done = self.total = 0
 
     def stop(self) -> None:
         """Have a run in another thread end soon, as if it had not been begun."""
@@ -125,12 +125,13 @@ class Compaction:
             if found is None:  # dropped since
                 raise Stopped
             sequence, last_row = found
+            self.total = _living(tx, name)
             cursor = tx.execute(
                 f"SELECT p.row, p.point_id, v.vector FROM {name} p JOIN {name}_vectors v USING (row) "
                 "WHERE p.index_status = 'indexed' ORDER BY p.row"
             )
             while part := cursor.fetchmany(_FETCHED):
-                self._check()
+                self._advance(len(part))
                 some, named, blobs = zip(*part, strict=True)
                 vectors = np.frombuffer(b"".join(blobs), np.float32).reshape(len(some), -1)
                 file.write(prepared(vectors, spec.metric).tobytes())
@@ -146,12 +147,15 @@ class Compaction:
         spec, index = self._spec, self._spec.index
         vectors = mapped_vectors(place, spec.dimensions)
         codes = graph = None
-        if _wants_codes(index) and spec.dimensions >= LEAST_DIMENSIONS:
-            codes = Codes.build(vectors, spec.metric, self._check)
+        has_codes = _wants_codes(index) and spec.dimensions >= LEAST_DIMENSIONS
+        has_graph = _wants_graph(index, count)
+        self.total += count * (has_codes + has_graph)
+        if has_codes:
+            codes = Codes.build(vectors, spec.metric, self._advance)
             codes.save(place / CODES)
-        if _wants_graph(index, count):
+        if has_graph:
             chosen = index if isinstance(index, Hnsw) else Hnsw(_M, _EF_CONSTRUCTION)
-            Graph.build(vectors, spec.metric, self._check, m=chosen.m, ef_construction=chosen.ef_construction).save(
+            Graph.build(vectors, spec.metric, self._advance, m=chosen.m, ef_construction=chosen.ef_construction).save(
                 place / GRAPH
             )
             graph = Graph.load(place / GRAPH)
@@ -170,6 +174,10 @@ class Compaction:
     def _check(self) -> None:
         if self._stopped.is_set():
             raise Stopped
+
+    def _advance(self, vectors: int) -> None:
+        self._check()
+        self.done += vectors
 
     def _publish(self, place: str | None, moment: Moment, count: int) -> bool:
         """Readers move to the snapshot at their next query; with None, from the old one back to the rows themselves."""

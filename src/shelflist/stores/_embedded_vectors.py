@@ -21,7 +21,7 @@ from shelflist.engine.snapshot import SnapshotDamaged, check
 from shelflist.engine.view import Matches, View
 from shelflist.stores._sql import compile_sql
 from shelflist.stores._vector_cache import State, VectorCache
-from shelflist.stores.protocol import GenerationSpec, Scope
+from shelflist.stores.protocol import GenerationSpec, Scope, Tell
 
 if TYPE_CHECKING:
     from shelflist.stores._compaction import Compaction
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _IDS_PER_STATEMENT = 500
 _WARM = 2
 """A filter that is asked so often gets a packed copy of its codes."""
+_TOLD_EVERY = 0.1
+"""Seconds between two reports to whoever waits for a snapshot."""
 _SAMPLES = 64
 """Queries on which the depth of one filter is measured."""
 
@@ -133,14 +135,17 @@ class EmbeddedVectors:
         with self._lock:
             return any(thread.is_alive() for thread, _ in self._building.values())
 
-    def wait(self) -> None:
+    def wait(self, tell: Tell | None = None) -> None:
         """Return when no snapshot is being built by this process; what interrupts the wait stops the building."""
         with self._lock:
             at_work = list(self._building.values())
             self._building.clear()
         try:
-            for thread, _ in at_work:
-                thread.join()
+            for thread, compaction in at_work:
+                while thread.is_alive():
+                    if tell:
+                        tell(compaction.done, compaction.total)
+                    thread.join(_TOLD_EVERY if tell else None)
         except BaseException:
             for _, compaction in at_work:
                 compaction.stop()

@@ -39,7 +39,7 @@ from shelflist.stores._embedded_keywords import EmbeddedKeywords
 from shelflist.stores._embedded_vectors import EmbeddedVectors, by_ids
 from shelflist.stores._removed import create_log, log_removed
 from shelflist.stores._sql import field_column
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
+from shelflist.stores.protocol import GenerationSpec, Scope, Tell, checked_vector, checked_vectors, require_same_shape
 
 _SQL_TYPES = {
     FieldType.STR: "TEXT",
@@ -322,6 +322,9 @@ class EmbeddedStore:
         Every point can be found without it: what is newer than the last snapshot is compared exactly.
         """
         self._vectors.build(spec)
+
+    def wait_for_build(self, tell: Tell | None = None) -> None:
+        self._vectors.wait(tell)
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         name = new.name

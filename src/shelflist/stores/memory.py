@@ -17,7 +17,7 @@ from shelflist.core.transaction import Database
 from shelflist.core.types import Candidate, Candidates, IndexStatus, Metadata, Point, SearchParams, UpsertResult, Vector
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.keywords import KeywordIndex, KeywordRow
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
+from shelflist.stores.protocol import GenerationSpec, Scope, Tell, checked_vector, checked_vectors, require_same_shape
 
 
 @dataclass(slots=True)
@@ -157,6 +157,9 @@ class MemoryStore:
 
     def build(self, spec: GenerationSpec) -> None:
         """Nothing waits: search is exact."""
+
+    def wait_for_build(self, tell: Tell | None = None) -> None:
+        """Nothing is built aside: `build` returns when it is done."""
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         with self._lock:

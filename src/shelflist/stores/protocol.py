@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,9 @@ from shelflist.core.fields import Fields
 from shelflist.core.filters.nodes import Filter
 from shelflist.core.transaction import Database, LiveClause
 from shelflist.core.types import Candidates, IndexSpec, Metadata, Metric, Point, SearchParams, UpsertResult, Vector
+
+Tell = Callable[[int, int], None]
+"""Hears how much of long work is done, and of how much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,11 @@ class Store(Protocol):
     def build(self, spec: GenerationSpec) -> None:
         """Return when the index that the generation calls for is built, or (`builds_aside`) being built while every search
         finds everything without it; `close` then waits. Called at the end of a pass, not after a write."""
+        ...
+
+    def wait_for_build(self, tell: Tell | None = None) -> None:
+        """Return when this process builds nothing aside any more. `tell` hears now and then how many vectors of how many
+        are done; an exception, out of it or out of the wait, stops the building."""
         ...
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:

@@ -49,7 +49,7 @@ from shelflist.stores.chroma.client import CollectionMissing, WriteUnapplied
 from shelflist.stores.chroma.link import MAX_BATCH, Link, parts_of
 from shelflist.stores.chroma.records import point_id, point_of, record, record_id, vectors_of, written
 from shelflist.stores.chroma.search import STALE, Searcher, ef_search
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
+from shelflist.stores.protocol import GenerationSpec, Scope, Tell, checked_vector, checked_vectors, require_same_shape
 
 _PORT = 8000
 _SPACES: Mapping[Metric, str] = {"cosine": "cosine", "dot": "ip", "l2": "l2"}
@@ -251,6 +251,9 @@ class ChromaStore:
 
     def build(self, spec: GenerationSpec) -> None:
         """Nothing waits: the graph grows with every write."""
+
+    def wait_for_build(self, tell: Tell | None = None) -> None:
+        """Nothing is built aside: `build` returns when it is done."""
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         self._update(new, ((record_id(one), row) for one, metadata in rows if (row := written(new.fields, metadata))))

@@ -39,7 +39,7 @@ from shelflist.stores.milvus.link import OLDEST, Client, Link
 from shelflist.stores.milvus.markers import Markers
 from shelflist.stores.milvus.rows import METRICS, VECTOR, WORDS, Unfit
 from shelflist.stores.milvus.sealing import seal
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
+from shelflist.stores.protocol import GenerationSpec, Scope, Tell, checked_vector, checked_vectors, require_same_shape
 
 _REQUEST_ROWS, _REQUEST_BYTES = 1_000, 4_000_000
 """Larger inserts are slower, and Pulsar takes no message above 5 MB."""
@@ -383,6 +383,9 @@ class MilvusStore:
         if asking.growing() < max(1, _SEAL_ROWS if own is None else own):
             return
         seal(self._link, asking, spec.name)
+
+    def wait_for_build(self, tell: Tell | None = None) -> None:
+        """Nothing is built aside: `build` returns when it is done."""
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         self._asking(new)

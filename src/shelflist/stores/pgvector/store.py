@@ -41,7 +41,7 @@ from shelflist.stores.pgvector.schema import (
 )
 from shelflist.stores.pgvector.search import Searches
 from shelflist.stores.pgvector.upkeep import Upkeep
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors, require_same_shape
+from shelflist.stores.protocol import GenerationSpec, Scope, Tell, checked_vector, checked_vectors, require_same_shape
 
 _PART = 5_000
 _FEW_ROWS = 100
@@ -320,6 +320,9 @@ class PgvectorStore:
         if not self._database.in_transaction:
             Upkeep(self._database, spec).run()
             self._searches.forget(spec.name)
+
+    def wait_for_build(self, tell: Tell | None = None) -> None:
+        """Nothing is built aside: `build` returns when it is done."""
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         added = Fields({field: kind for field, kind in new.fields.items() if field not in old.fields})

@@ -36,7 +36,7 @@ from shelflist.core.types import (
 from shelflist.engine.exact import prepared
 from shelflist.engine.keywords import Analyzer
 from shelflist.stores import _connect
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vectors
+from shelflist.stores.protocol import GenerationSpec, Scope, Tell, checked_vectors
 from shelflist.stores.qdrant.client import NEWEST, OLDEST, Connection, NoSuchCollection, check_options, shown
 from shelflist.stores.qdrant.points import (
     CHUNK,
@@ -315,6 +315,9 @@ class QdrantStore:
 
         nothing = models.OptimizersConfigDiff()
         self._connection.ask("update_collection", spec.name, optimizers_config=nothing)
+
+    def wait_for_build(self, tell: Tell | None = None) -> None:
+        """Nothing is built aside: `build` returns when it is done."""
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows: Iterable[tuple[bytes, Metadata]]) -> None:
         from qdrant_client import models

@@ -27,7 +27,7 @@ from shelflist.core.transaction import Database
 from shelflist.core.types import Candidate, Candidates, IndexStatus, Metadata, Point, SearchParams, UpsertResult, Vector
 from shelflist.engine.keywords import Analyzer
 from shelflist.stores._connect import server
-from shelflist.stores.protocol import GenerationSpec, Scope, checked_vector, checked_vectors
+from shelflist.stores.protocol import GenerationSpec, Scope, Tell, checked_vector, checked_vectors
 from shelflist.stores.weaviate import rows, schema
 from shelflist.stores.weaviate.calls import IDS, PAGE, Calls, cut, each
 from shelflist.stores.weaviate.filters import STATUS, TENANT, Conditions, WeaviateFilter, kept_text
@@ -229,6 +229,9 @@ class WeaviateStore:
     def build(self, spec: GenerationSpec) -> None:
         """The queue that `flush` waits for builds the index too."""
         self.flush(spec)
+
+    def wait_for_build(self, tell: Tell | None = None) -> None:
+        """Nothing is built aside: `build` returns when it is done."""
 
     def add_fields(self, old: GenerationSpec, new: GenerationSpec, rows_: Iterable[tuple[bytes, Metadata]]) -> None:
         schema.add_properties(self._calls.session, old, new)
