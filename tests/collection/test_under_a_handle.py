@@ -147,3 +147,13 @@ def test_a_text_longer_than_the_model_reads_is_named(place: Place) -> None:
     assert len(report.warnings) == 1 and "long.md" in report.warnings[0] and "position 1" in report.warnings[0]
     assert report.tokens == sum(chunk["token_count"] for chunk in docs.show("long.md")["chunks"]) > 3
     assert docs.sync("short.md", [Chunk("one two")]).warnings == []
+
+
+def test_a_text_whose_vector_is_there_is_counted_too(place: Place) -> None:
+    place.embedder = ShortSighted()
+    docs = place.open()
+    docs.sync("first.md", [Chunk("one two three four")])
+    report = docs.sync("second.md", [Chunk("one two three four"), Chunk("five")])
+    assert (report.embedded, report.cached, report.tokens) == (1, 1, 1)
+    assert [chunk["token_count"] for chunk in docs.show("second.md")["chunks"]] == [4, 1]
+    assert "second.md" in report.warnings[0]

@@ -45,7 +45,7 @@ class VectorSource:
         vectors = self.known([one for one in texts if one not in fresh])
         report.cached += len(vectors)
         missing = [one for one in texts if one not in vectors]
-        counts = self._token_counts(missing, texts)
+        counts = self._token_counts(texts)
         self._warn_of_cut_texts(planned, counts, report)
         errors = self._embed(missing, texts, vectors, report, counts, fresh)
         for planned_document in planned:
@@ -56,10 +56,11 @@ class VectorSource:
                     chunk.attempts += 1
         return vectors
 
-    def _token_counts(self, missing: Sequence[bytes], texts: dict[bytes, str]) -> dict[bytes, int]:
-        if self._embedder is None or not missing:
+    def _token_counts(self, texts: dict[bytes, str]) -> dict[bytes, int]:
+        """Of all new texts: a chunk has its count, and a cut one is named, also where the vector is there already."""
+        if self._embedder is None:
             return {}
-        return dict(zip(missing, self._embedder.token_counts([texts[one] for one in missing]), strict=True))
+        return dict(zip(texts, self._embedder.token_counts(list(texts.values())), strict=True))
 
     def _warn_of_cut_texts(
         self, planned: Sequence[PlannedDocument], counts: dict[bytes, int], report: SyncReport
