@@ -81,8 +81,8 @@ def test_a_wrong_index_is_wrong_usage(shell: Shell, shelf: FakeShelf, tmp_path: 
 
 
 def test_an_index_that_the_store_lacks(shell: Shell) -> None:
-    refused = shell("init", "--url", "file:./index", "--index", "ivf(nlist=10)")
-    assert refused.code == 1 and "no ivf index" in refused.err
+    refused = shell("init", "--url", "file:./index", "--index", "ivf(quantization=half)")
+    assert refused.code == 1 and "no half quantization" in refused.err
 
 
 def test_a_secret_in_a_server_url_is_not_written(shell: Shell, shelf: FakeShelf, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_is_in_the_way_is_said_in_a_sentence(library: Path, shell: Shell) -
         (("file:./a", "memory:"), "ends with the process"),
         (("file:./nowhere", "file:./b"), "No collection 'docs'"),
         (("file:./a", "file:./b", "--collection", "pages"), "No collection 'pages'"),
-        (("file:./a", "file:./b", "--index", "ivf"), "no ivf index"),
+        (("file:./a", "file:./b", "--index", "hnsw(quantization=half)"), "no half quantization"),
         (("file:./a", "redis://b"), "redis"),
     ):
         refused = shell("copy", *arguments)

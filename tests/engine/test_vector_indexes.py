@@ -7,9 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shelflist.core.types import Flat, Hnsw, Metric, SearchParams, Vector
+from shelflist.core.types import Flat, Hnsw, Ivf, Metric, SearchParams, Vector
 from shelflist.engine import calibration, planner
-from shelflist.engine.calibration import Calibration, depth_for, effort_for, sample_queries, true_neighbours
+from shelflist.engine.calibration import (
+    Calibration,
+    depth_for,
+    effort_for,
+    probes_for,
+    sample_queries,
+    true_neighbours,
+)
+from shelflist.engine.cells import Cells, usual_cells
 from shelflist.engine.codes import Codes, Selection
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.graph import Graph
@@ -43,6 +51,11 @@ def codes(vectors: Vector, metric: Metric) -> Codes:
 @pytest.fixture(scope="module")
 def graph(vectors: Vector, metric: Metric) -> Graph:
     return Graph.build(vectors, metric, m=16, ef_construction=100)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one bit", "two bits"])
+def cells(request: pytest.FixtureRequest, vectors: Vector, metric: Metric) -> Cells:
+    return Cells.build(vectors, metric, nlist=60, bits=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +95,39 @@ def test_codes_of_a_selection_are_of_nothing_else(
     assert len(packed.nearest(queries[0], 10 * COUNT)) == len(among)
 
 
+def test_two_bits_tell_more_apart_than_one(codes: Codes, vectors: Vector, queries: Vector, metric: Metric) -> None:
+    finer = Codes.build(vectors, metric, bits=2)
+    among = np.arange(0, COUNT, 7)
+    packed = finer.packed(among)
+    for count in (20, 40):
+        assert share(vectors, queries, metric, lambda q, n=count: finer.nearest(q, n)) > share(
+            vectors, queries, metric, lambda q, n=count: codes.nearest(q, n)
+        )
+    assert share(vectors, queries, metric, lambda q: packed.nearest(q, 40), among) >= 0.95
+
+
+def test_cells_find_more_the_more_of_them_are_looked_into(
+    cells: Cells, vectors: Vector, queries: Vector, metric: Metric
+) -> None:
+    shares = [share(vectors, queries, metric, lambda q, n=n: cells.nearest(q, 400, n)) for n in (1, 8, 60)]
+    assert shares[0] < shares[2] and shares[1] <= shares[2] and shares[2] >= 0.95
+    assert len(cells.nearest(queries[0], 10 * COUNT, 1)) < COUNT == len(cells.nearest(queries[0], 10 * COUNT, 999))
+
+
+def test_cells_pass_over_what_is_not_selected(cells: Cells, queries: Vector) -> None:
+    mask = np.zeros(COUNT, np.bool_)
+    mask[::5] = True
+    found = cells.nearest(queries[0], COUNT, 60, Selection(mask))
+    assert np.array_equal(np.sort(found), np.flatnonzero(mask))
+
+
+def test_cells_are_no_more_than_the_rows_can_fill() -> None:
+    vectors = prepared(clustered(100, 64), "cosine")
+    assert Cells.build(vectors, "cosine", nlist=50, bits=1).cells == 2
+    assert Cells.build(vectors, "cosine", nlist=None, bits=1).cells == 2
+    assert (usual_cells(1_000_000), usual_cells(0)) == (4_000, 1)
+
+
 def test_the_graph_finds_more_the_further_it_looks(
     graph: Graph, vectors: Vector, queries: Vector, metric: Metric
 ) -> None:
@@ -96,14 +142,20 @@ def test_the_graph_passes_over_what_is_not_selected(graph: Graph, queries: Vecto
     assert len(found) and mask[found].all()
 
 
-def test_from_a_file_they_answer_the_same(codes: Codes, graph: Graph, queries: Vector, tmp_path: Path) -> None:
+def test_from_a_file_they_answer_the_same(
+    codes: Codes, graph: Graph, cells: Cells, queries: Vector, tmp_path: Path
+) -> None:
     codes.save(tmp_path / "codes")
     graph.save(tmp_path / "graph")
+    cells.save(tmp_path / "cells")
+    read = Cells.load(tmp_path / "cells")
+    assert read.count == COUNT and read.cells == cells.cells
     again, mapped = Codes.load(tmp_path / "codes"), Graph.load(tmp_path / "graph")
     assert again.count == mapped.count == COUNT
     for query in queries[:5]:
         assert np.array_equal(again.nearest(query, 50), codes.nearest(query, 50))
         assert np.array_equal(mapped.nearest(query, 20, 80), graph.nearest(query, 20, 80))
+        assert np.array_equal(read.nearest(query, 50, 7), cells.nearest(query, 50, 7))
 
 
 def test_true_neighbours_are_those_of_exact_search(
@@ -115,15 +167,19 @@ def test_true_neighbours_are_those_of_exact_search(
 
 
 def test_what_was_measured_meets_the_target(
-    codes: Codes, graph: Graph, vectors: Vector, queries: Vector, metric: Metric
+    codes: Codes, graph: Graph, cells: Cells, vectors: Vector, queries: Vector, metric: Metric
 ) -> None:
     samples = sample_queries(vectors, metric)
     truth = true_neighbours(vectors, samples, metric)
     depth = depth_for(codes, samples, truth, 0.95, COUNT)
-    effort = effort_for(graph, vectors, samples, truth, 0.95)
+    effort = effort_for(graph, samples, truth, 0.95)
     assert depth is not None and effort is not None
     assert share(vectors, queries, metric, lambda q: codes.nearest(q, depth)) >= 0.95
     assert share(vectors, queries, metric, lambda q: graph.nearest(q, 20, effort)) >= 0.95
+    probes = [probes_for(cells, depth, samples, truth, target) for target in (0.8, 0.95)]
+    assert probes[0] is not None and probes[1] is not None and probes[0] <= probes[1] <= 60
+    assert share(vectors, queries, metric, lambda q: cells.nearest(q, depth, probes[1])) >= 0.95
+    assert probes_for(cells, 3, samples, truth, 0.95) is None  # not even by all of them
     more = depth_for(codes, samples, truth, 0.99, COUNT)
     assert more is None or more > depth
 
@@ -154,7 +210,7 @@ def test_codes_of_many_dimensions(dimensions: int) -> None:
 
 @pytest.fixture
 def view(vectors: Vector, codes: Codes, graph: Graph, metric: Metric) -> View:
-    base = Base(vectors, codes, graph, Calibration(0.95, depth=150, effort=150))
+    base = Base(vectors, codes, graph, None, Calibration(0.95, depth=150, effort=150))
     return View(metric, base, vectors[:0])
 
 
@@ -185,9 +241,33 @@ def test_the_way_that_a_search_goes(view: View, queries: Vector) -> None:
     assert plan_of(view, Matches(np.zeros(COUNT, np.bool_)), query) == ("exact over 0 rows", True, 0)
 
 
+def test_cells_stand_in_the_place_of_the_graph(
+    cells: Cells, codes: Codes, vectors: Vector, queries: Vector, metric: Metric
+) -> None:
+    alive = np.ones(COUNT, np.bool_)
+    alive[:300] = False
+    base = Base(vectors, codes, None, cells, Calibration(0.95, depth=150, probes=20))
+    view, index = View(metric, base, vectors[:0]), Ivf()
+    assert plan_of(view, everything(view), queries[0], index=index)[0] == (
+        f"cells of {COUNT} rows, nprobe 20 of 60, 150 compared whole"
+    )
+    assert "nprobe 7 of" in plan_of(view, everything(view), queries[0], index=index, nprobe=7)[0]
+    assert "nprobe 9 of" in plan_of(view, everything(view), queries[0], index=Ivf(nprobe=9))[0]
+    assert "nprobe 60 of 60, 750" in plan_of(view, everything(view), queries[0], index=index, limit=50)[0]
+    most = Matches(np.arange(COUNT) % 5 > 0)
+    assert "nprobe 25 of 60, 150 compared whole, 4800 of them" in plan_of(view, most, queries[0], index=index)[0]
+    assert plan_of(view, Matches(np.arange(COUNT) % 2 > 0), queries[0], index=Ivf())[1]
+    few = plan_of(view, everything(view), queries[0], limit=1_400, nprobe=1)
+    assert few[2] == 1_400  # a cell has too few: another way finds them
+    with_dead = View(metric, base, vectors[:0], alive)
+    for query in queries:
+        found = planner.search(with_dead, everything(with_dead), query, 10, SearchParams(), index)
+        assert found.plan.startswith("cells") and (found.positions >= 300).all()
+
+
 def test_without_a_measured_depth_or_effort_the_search_is_exact(view: View, queries: Vector) -> None:
     assert view.base is not None
-    base = Base(view.base.vectors, view.base.codes, view.base.graph, Calibration(0.95))
+    base = Base(view.base.vectors, view.base.codes, view.base.graph, None, Calibration(0.95))
     assert plan_of(View(view.metric, base, view.newer), everything(view), queries[0])[1]
 
 

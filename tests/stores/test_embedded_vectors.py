@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import pytest
 
 from shelflist.core.fields import Fields
 from shelflist.core.filters import F, prepare
-from shelflist.core.types import Hnsw, Metric, Point, SearchParams, Vector
+from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Metric, Point, SearchParams, Vector
 from shelflist.engine import planner
 from shelflist.stores import _compaction
 from shelflist.stores.embedded import EmbeddedStore
@@ -324,6 +325,52 @@ def test_vectors_of_every_kind(place: Path, vectors: Vector, metric: Metric) -> 
         bound = truth.items[-1].value + 1e-5
         assert sum(item.value <= bound for item in found.items) >= 8
     with_it.close()
+
+
+@pytest.mark.parametrize(
+    ("index", "way"),
+    [
+        (Ivf(), "cells of 600 rows"),
+        (Ivf(nlist=12, nprobe=8), "cells of 600 rows, nprobe 8 of 12"),
+        (Ivf(nlist=12, quantization="rabitq2"), "cells of 600 rows"),
+        (Flat(quantization="rabitq"), "codes of 600 rows"),
+        (Flat(quantization="rabitq2"), "codes of 600 rows"),
+        (Flat(), "exact over 600 rows"),
+        (Hnsw(indexing_threshold=100, full_scan_threshold=0, quantization="rabitq2"), "graph of 600 rows"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_every_kind_of_index(
+    place: Path, index: IndexSpec, way: str, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compaction, "SNAPSHOT_FROM", 100)
+    monkeypatch.setattr(planner, "FEW_MATCHES", 0)
+    spec = replace(SPEC, index=index, metric=metric)
+    for opening in range(2):  # as it was built, and as it is read
+        opened = EmbeddedStore(place)
+        if opening == 0:
+            opened.create(spec)
+            written(opened, range(600), spec)
+            opened.repair(spec)
+        shares = []
+        for number in range(0, 400, 20):
+            query = vector_of(number) + np.float32(0.2)
+            found = opened.search(spec, query, limit=10, scope=Scope(), params=SearchParams())
+            truth = opened.search(spec, query, limit=10, scope=Scope(), params=TRUTH)
+            assert found.plan.startswith(way) and truth.exact and len(found.items) == 10
+            shares.append(len({one.point_id for one in found.items} & {one.point_id for one in truth.items}) / 10)
+        assert np.mean(shares) >= 0.85
+        opened.delete(spec, [one.point_id for one in truth.items])
+        after = opened.search(spec, query, limit=10, scope=Scope(), params=SearchParams())
+        assert len(after.items) == 10 and not {one.point_id for one in after.items} & {
+            one.point_id for one in truth.items
+        }
+        opened.upsert(spec, [point(900 + opening, vector=query * 3 if metric == "dot" else query)])
+        again = opened.search(spec, query, limit=10, scope=Scope(), params=SearchParams())
+        assert again.items[0].point_id == point_id(str(900 + opening))
+        way = way.replace("600", "591") if "exact" in way else way.split(" of ")[0]
+        opened.close()
 
 
 @pytest.mark.parametrize("count", [0, 1])

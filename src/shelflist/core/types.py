@@ -65,8 +65,9 @@ class Document:
     source_digest: bytes | None = None
 
 
-Quantization = Literal["half", "scalar", "binary"]
-"""Smaller vectors inside an index: 16-bit floats, 8-bit integers, or sign bits, rescored by the whole vectors."""
+Quantization = Literal["half", "scalar", "binary", "rabitq", "rabitq2"]
+"""Smaller vectors inside an index, rescored by the whole vectors: 16-bit floats, 8-bit integers, sign bits, or one or two bits
+a dimension after a random rotation (RaBitQ)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ compares both on three sets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from shelflist.core.types import Metric, Vector
+from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, PackedCodes
 from shelflist.engine.exact import Positions, prepared
 from shelflist.engine.graph import Graph
@@ -20,7 +22,7 @@ from shelflist.engine.graph import Graph
 NEIGHBOURS = 10
 SAMPLES = 400
 _SHIFTS = (0.5, 0.8)
-_GRAPH_MARGIN, _CODES_MARGIN = 0.1, 0.5
+_GRAPH_MARGIN, _CODES_MARGIN, _CELLS_MARGIN = 0.1, 0.5, 0.3
 """Of what is allowed to be missed: samples differ, and so do questions."""
 _DEEPER = 2.4
 _LEAST_EFFORT, _MOST_EFFORT = 16, 2_048
@@ -31,13 +33,15 @@ _SEED = 20_260
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """For `target`, the recall@10 that is wanted: how many of the nearest by code must be compared whole (`depth`), and
-    how far the graph must look (`effort`: ef_search). None: not measured, or not within reach.
+    """For `target`, the recall@10 that is wanted: how many of the nearest by code must be compared whole (`depth`), how
+    far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). None: not measured, or not
+    within reach.
     """
 
     target: float
     depth: int | None = None
     effort: int | None = None
+    probes: int | None = None
 
 
 def sample_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vector:
@@ -80,20 +84,51 @@ def depth_for(codes: Codes | PackedCodes, queries: Vector, truth: Positions, tar
     return needed if needed <= most else None
 
 
-def effort_for(graph: Graph, vectors: Vector, queries: Vector, truth: Positions, target: float) -> int | None:
+def effort_for(graph: Graph, queries: Vector, truth: Positions, target: float) -> int | None:
     """The least ef_search, within a twelfth, by which the graph meets the target; None if none of up to 2,048 does."""
+    return _least(
+        lambda query, effort: graph.nearest(query, graph_candidates(NEIGHBOURS), effort),
+        queries,
+        truth,
+        _aimed(target, _GRAPH_MARGIN),
+        between=(_LEAST_EFFORT, _MOST_EFFORT),
+    )
 
-    def meets(effort: int) -> bool:
+
+def probes_for(cells: Cells, depth: int, queries: Vector, truth: Positions, target: float) -> int | None:
+    """The least nprobe, within a twelfth, whose `depth` nearest by code hold the target's share of the true neighbours; None
+    if not even all cells do."""
+    return _least(
+        lambda query, nprobe: cells.nearest(query, depth, nprobe),
+        queries,
+        truth,
+        _aimed(target, _CELLS_MARGIN),
+        between=(1, cells.cells),
+    )
+
+
+def _least(
+    nearest: Callable[[Vector, int], Positions],
+    queries: Vector,
+    truth: Positions,
+    share: float,
+    *,
+    between: tuple[int, int],
+) -> int | None:
+    """The least setting, within a twelfth, by which `nearest` finds this share of the true neighbours."""
+
+    def meets(setting: int) -> bool:
         found = 0
         for query, near in zip(queries, truth, strict=True):
-            found += len(np.intersect1d(graph.nearest(query, graph_candidates(len(near)), effort), near))
-        return bool(found >= _aimed(target, _GRAPH_MARGIN) * truth.size)
+            found += len(np.intersect1d(nearest(query, setting), near))
+        return bool(found >= share * truth.size)
 
-    low, high = _LEAST_EFFORT, _LEAST_EFFORT
+    least, most = between
+    low = high = least
     while not meets(high):
-        low, high = high, 2 * high
-        if high > _MOST_EFFORT:
+        if high == most:
             return None
+        low, high = high, min(2 * high, most)
     while high - low > max(1, high // 12):
         middle = (low + high) // 2
         low, high = (low, middle) if meets(middle) else (middle, high)

@@ -1,4 +1,4 @@
-"""Every vector as one bit a dimension after a random rotation (RaBitQ): a scan that no filter is hard for.
+"""Every vector as one bit a dimension, or two, after a random rotation (RaBitQ): a scan that no filter is hard for.
 
 Its work grows with the matching rows in a straight line, and the ranks come from all of them. The nearest by code are
 candidates: whole vectors decide. Source: Gao and Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical
@@ -25,7 +25,7 @@ _MOST_ROTATED = 1_024
 """Dimensions up to which the rotation is a whole random matrix; above it, a Hadamard matrix with random signs."""
 _TRAINING_ROWS = 20_000
 _BATCH = 16_384
-_QUERY_BITS = 8
+QUERY_BITS = 8
 """Of each component of a rotated query. With 4 the scan is a sixth faster and ten neighbours stand a tenth deeper."""
 
 
@@ -56,7 +56,7 @@ class PackedCodes:
 
     def nearest(self, query: Vector, count: int) -> Positions:
         """Positions of the `count` nearest by code, nearest first."""
-        with _alone():
+        with alone():
             _, found = self._index.search(self._rotate.apply(query[None]), min(count, self.count))
         return np.asarray(self._positions[found[0][found[0] >= 0]], dtype=np.int64)
 
@@ -73,19 +73,23 @@ class Codes:
         self.count: int = index.ntotal
 
     @classmethod
-    def build(cls, vectors: Vector, metric: Metric, advance: Callable[[int], None] = lambda vectors: None) -> Codes:
-        """Codes of prepared vectors (n, d); `vectors` may be a mapped file; `advance` hears how many were added, and may raise."""
+    def build(
+        cls,
+        vectors: Vector,
+        metric: Metric,
+        advance: Callable[[int], None] = lambda vectors: None,
+        *,
+        bits: int = 1,
+    ) -> Codes:
+        """Codes of prepared vectors (n, d), 1 or 2 bits a dimension; `vectors` may be a mapped file; `advance` hears how many
+        were added, and may raise."""
         import faiss
 
         count, dimensions = vectors.shape
         kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-        if dimensions <= _MOST_ROTATED:
-            rotation = faiss.RandomRotationMatrix(dimensions, dimensions)
-            rotation.init(1)
-        else:
-            rotation = faiss.HadamardRotation(dimensions)
-        codes = faiss.IndexRaBitQ(rotation.d_out, kind)
-        codes.qb = _QUERY_BITS
+        rotation = rotation_of(dimensions)
+        codes = faiss.IndexRaBitQ(rotation.d_out, kind, bits)
+        codes.qb = QUERY_BITS
         index = faiss.IndexPreTransform(rotation, codes)
         step = max(1, count // _TRAINING_ROWS)
         index.train(np.ascontiguousarray(vectors[::step]))
@@ -101,9 +105,9 @@ class Codes:
 
         selector = None if selection is None else selection.selector
         params = faiss.SearchParametersPreTransform(
-            index_params=faiss.RaBitQSearchParameters(sel=selector, qb=_QUERY_BITS)
+            index_params=faiss.RaBitQSearchParameters(sel=selector, qb=QUERY_BITS)
         )
-        with _alone():
+        with alone():
             _, found = self._index.search(query[None], min(count, self.count), params=params)
         return np.asarray(found[0][found[0] >= 0], dtype=np.int64)
 
@@ -113,11 +117,11 @@ class Codes:
 
         size = self._codes.code_size
         every = faiss.rev_swig_ptr(self._codes.codes.data(), self.count * size).reshape(self.count, size)
-        some = faiss.IndexRaBitQ(self._codes.d, self._codes.metric_type)
+        some = faiss.IndexRaBitQ(self._codes.d, self._codes.metric_type, self._codes.rabitq.nb_bits)
         some.center, some.is_trained, some.ntotal = self._codes.center, True, len(positions)
         faiss.copy_array_to_vector(every[positions].ravel(), some.codes)
         packed = faiss.IndexRaBitQFastScan(some)
-        packed.qb = _QUERY_BITS
+        packed.qb = QUERY_BITS
         return PackedCodes(packed, self._rotate, positions, len(positions) * (size + positions.itemsize))
 
     def save(self, path: Path) -> None:
@@ -132,8 +136,19 @@ class Codes:
         return cls(faiss.read_index(str(path)))
 
 
+def rotation_of(dimensions: int) -> Any:
+    """A random rotation, the same for the same dimensions: after it no component tells more than another."""
+    import faiss
+
+    if dimensions > _MOST_ROTATED:
+        return faiss.HadamardRotation(dimensions)
+    rotation = faiss.RandomRotationMatrix(dimensions, dimensions)
+    rotation.init(1)
+    return rotation
+
+
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """One query is for one thread: with several, each waits until the last of them has been given a core."""
     import faiss
 

@@ -3,6 +3,7 @@
     exact   every matching vector is compared; for few of them, or where it is asked for
     codes   the codes of all matching rows are scanned and the nearest by code compared whole: no filter is hard for it
     graph   for no filter, or one that most rows match: the quickest, where a graph has been built
+    cells   in its place for an index of cells (IVF)
 
 What came after the snapshot is compared exactly beside each of them.
 """
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shelflist.core.types import Flat, Hnsw, IndexSpec, SearchParams, Vector
+from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, SearchParams, Vector
 from shelflist.engine.calibration import NEIGHBOURS, graph_candidates
+from shelflist.engine.cells import Cells
 from shelflist.engine.exact import Positions, nearest
 from shelflist.engine.graph import Graph
 from shelflist.engine.view import MOST_GONE, Base, Matches, View
@@ -50,6 +52,8 @@ def search(
     plan = ""
     if base.graph is not None and (matches.is_all or matches.count >= _MOST * view.count):
         found, plan = _by_graph(base, base.graph, matches, query, limit, params, index, has_dead=view.alive is not None)
+    if base.cells is not None and (matches.is_all or matches.count >= _MOST * view.count):
+        found, plan = _by_cells(base, base.cells, matches, query, limit, params, index, has_dead=view.alive is not None)
     if found is None and base.codes is not None:
         found, plan = _by_codes(base, matches, query, limit)
     if found is None:
@@ -104,6 +108,33 @@ def _by_graph(
     if len(found) < graph_candidates(limit):
         return None, ""
     return found, f"graph of {graph.count} rows, ef_search {effort}, {matches.count} of them in the filter"
+
+
+def _by_cells(
+    base: Base,
+    cells: Cells,
+    matches: Matches,
+    query: Vector,
+    limit: int,
+    params: SearchParams,
+    index: IndexSpec | None,
+    *,
+    has_dead: bool,
+) -> tuple[Positions | None, str]:
+    probes = params.nprobe or (index.nprobe if isinstance(index, Ivf) else None) or base.calibration.probes
+    depth = base.calibration.depth
+    if probes is None or depth is None:
+        return None, ""
+    more = max(1.0, limit / NEIGHBOURS)
+    depth = math.ceil(depth * more)
+    # The further down the ranks, the further out their cells; and a filter leaves each cell with fewer.
+    probes = min(math.ceil(probes * more * cells.count / max(1, matches.count)), cells.cells)
+    selection = None if matches.is_all and not has_dead else matches.selection(cells.count)
+    found = cells.nearest(query, depth, probes, selection)
+    if len(found) < limit:
+        return None, ""
+    of = "" if matches.is_all else f", {matches.count} of them in the filter"
+    return found, f"cells of {cells.count} rows, nprobe {probes} of {cells.cells}, {depth} compared whole{of}"
 
 
 def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[Positions | None, str]:

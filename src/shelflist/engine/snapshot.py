@@ -1,7 +1,7 @@
 """A snapshot: what a generation's vectors were at one sequence, with the indexes over them, in a directory of files.
 
     vectors.f32   prepared vectors, row-major float32, mapped       rows.i64   their rows, ascending
-    ids.u8        their point ids, 16 bytes each                    codes.faiss, graph.faiss   the indexes
+    ids.u8        their point ids, 16 bytes each                    codes.faiss, graph.faiss, cells.faiss   the indexes
     manifest.json what it is, and size and checksum of each file
 
 It is written aside and never changed. It is a cache: whoever finds it damaged, missing or of another time does without it.
@@ -23,17 +23,19 @@ import numpy.typing as npt
 
 from shelflist.core.types import Metric, Vector
 from shelflist.engine.calibration import Calibration
+from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes
 from shelflist.engine.graph import Graph
 from shelflist.engine.view import Base
 
 FORMAT = 1
-VECTORS, ROWS, IDS, CODES, GRAPH, MANIFEST = (
+VECTORS, ROWS, IDS, CODES, GRAPH, CELLS, MANIFEST = (
     "vectors.f32",
     "rows.i64",
     "ids.u8",
     "codes.faiss",
     "graph.faiss",
+    "cells.faiss",
     "manifest.json",
 )
 _READ_BYTES = 4_000_000
@@ -139,10 +141,11 @@ def _opened(directory: Path, moment: Moment, held: dict[str, Any]) -> Snapshot:
     ids = np.fromfile(directory / IDS, np.uint8).reshape(-1, 16)
     codes = Codes.load(directory / CODES) if CODES in held["files"] else None
     graph = Graph.load(directory / GRAPH) if GRAPH in held["files"] else None
-    counts = {len(vectors), len(rows), len(ids), *(index.count for index in (codes, graph) if index is not None)}
+    cells = Cells.load(directory / CELLS) if CELLS in held["files"] else None
+    counts = {len(vectors), len(rows), len(ids), *(one.count for one in (codes, graph, cells) if one is not None)}
     if len(counts) != 1:
         raise SnapshotDamaged(f"its parts are of different lengths: {sorted(counts)}")
-    return Snapshot(moment, Base(vectors, codes, graph, Calibration(**held["calibration"])), rows, ids)
+    return Snapshot(moment, Base(vectors, codes, graph, cells, Calibration(**held["calibration"])), rows, ids)
 
 
 def _checksum(path: Path) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from shelflist.core.types import Metric, Vector
 from shelflist.engine.calibration import Calibration
+from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, Mask, PackedCodes, Selection
 from shelflist.engine.exact import Positions, distances
 from shelflist.engine.graph import Graph
@@ -29,6 +30,7 @@ class Base:
     vectors: Vector
     codes: Codes | None
     graph: Graph | None
+    cells: Cells | None
     calibration: Calibration
 
 

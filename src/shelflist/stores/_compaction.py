@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from shelflist.core.transaction import Transaction
-from shelflist.core.types import Flat, Hnsw, IndexSpec
+from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf
 from shelflist.database import SqliteDatabase
-from shelflist.engine.calibration import Calibration, depth_for, effort_for, sample_queries, true_neighbours
+from shelflist.engine.calibration import Calibration, depth_for, effort_for, probes_for, sample_queries, true_neighbours
+from shelflist.engine.cells import Cells
 from shelflist.engine.codes import LEAST_DIMENSIONS, Codes
 from shelflist.engine.exact import prepared
 from shelflist.engine.graph import Graph
 from shelflist.engine.snapshot import (
+    CELLS,
     CODES,
     GRAPH,
     IDS,
@@ -146,13 +148,18 @@ class Compaction:
         """The indexes that the generation calls for, and what was measured on them."""
         spec, index = self._spec, self._spec.index
         vectors = mapped_vectors(place, spec.dimensions)
-        codes = graph = None
+        codes = graph = cells = None
         has_codes = _wants_codes(index) and spec.dimensions >= LEAST_DIMENSIONS
         has_graph = _wants_graph(index, count)
-        self.total += count * (has_codes + has_graph)
+        has_cells = isinstance(index, Ivf) and has_codes
+        bits = 2 if index is not None and index.quantization == "rabitq2" else 1
+        self.total += count * (has_codes + has_graph + has_cells)
         if has_codes:
-            codes = Codes.build(vectors, spec.metric, self._advance)
+            codes = Codes.build(vectors, spec.metric, self._advance, bits=bits)
             codes.save(place / CODES)
+        if isinstance(index, Ivf) and has_codes:
+            cells = Cells.build(vectors, spec.metric, self._advance, nlist=index.nlist, bits=bits)
+            cells.save(place / CELLS)
         if has_graph:
             chosen = index if isinstance(index, Hnsw) else Hnsw(_M, _EF_CONSTRUCTION)
             Graph.build(vectors, spec.metric, self._advance, m=chosen.m, ef_construction=chosen.ef_construction).save(
@@ -165,10 +172,12 @@ class Compaction:
         queries = sample_queries(vectors, spec.metric)
         truth = true_neighbours(vectors, queries, spec.metric)
         target = spec.target_recall
+        depth = None if codes is None else depth_for(codes, queries, truth, target, count)
         return Calibration(
             target,
-            depth=None if codes is None else depth_for(codes, queries, truth, target, count),
-            effort=None if graph is None else effort_for(graph, vectors, queries, truth, target),
+            depth=depth,
+            effort=None if graph is None else effort_for(graph, queries, truth, target),
+            probes=None if cells is None or depth is None else probes_for(cells, depth, queries, truth, target),
         )
 
     def _check(self) -> None:
@@ -231,7 +240,7 @@ def _living(tx: Transaction, name: str) -> int:
 
 
 def _wants_codes(index: IndexSpec | None) -> bool:
-    return not isinstance(index, Flat)
+    return not isinstance(index, Flat) or index.quantization is not None
 
 
 def _wants_graph(index: IndexSpec | None, count: int) -> bool:

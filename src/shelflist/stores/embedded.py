@@ -61,7 +61,8 @@ class EmbeddedStore:
 
     capabilities = Capabilities(
         store="embedded",
-        index_kinds=frozenset({"flat", "hnsw"}),
+        index_kinds=frozenset({"flat", "hnsw", "ivf"}),
+        quantization=frozenset({"rabitq", "rabitq2"}),
         metrics=frozenset({"cosine", "dot", "l2"}),
         filter_operators=frozenset(Operator),
         filtering="by filter",

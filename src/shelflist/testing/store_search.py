@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -122,7 +122,7 @@ class SearchTests(StoreBase):
         assert claims.metrics and claims.metrics <= set(METRICS)
         assert claims.max_batch >= 1
 
-    @pytest.mark.parametrize("quantization", ["half", "scalar", "binary"])
+    @pytest.mark.parametrize("quantization", get_args(Quantization))
     def test_quantization(self, store: Store, generation: NewGeneration, quantization: Quantization) -> None:
         """Claimed: rescored by whole vectors, so most true neighbours come. Not claimed: refused by create."""
         claims = store.capabilities
