@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -479,6 +480,19 @@ def test_several_paths_are_passes_of_their_own_and_add_up(shell: Shell, fake: Fa
     assert [part["added"] for part in found["sources"]] == [3, 3]
 
 
+def test_what_failed_is_listed_once(shell: Shell, fake: FakeCollection) -> None:
+    failures = [Failure("page.md", "not UTF-8")]
+    fake.answers["sync_all"] = SyncReport(added=2, failures=failures, skipped=["a.pdf"], warnings=["cut short"])
+    result = shell("sync", ".", "--json")
+    found = result.json
+    assert [one["document_id"] for one in found["failures"]] == ["page.md"]
+    assert (found["skipped"], found["warnings"]) == (["a.pdf"], ["cut short"])
+    (part,) = found["sources"]
+    assert (part["path"], part["added"], part["failed"]) == (".", 2, 1)
+    assert {"failures", "skipped", "warnings"} & set(part) == set()
+    assert [result.out.count(once) for once in ("not UTF-8", "a.pdf", "cut short")] == [1, 1, 1]
+
+
 def test_what_a_sync_passed_over_and_lost_is_said(shell: Shell, fake: FakeCollection) -> None:
     fake.answers["sync_all"] = SyncReport(embedded=3, files_skipped=7, skipped=["README", "b.pdf"])
     lines = shell("sync", ".").out.splitlines()
@@ -518,6 +532,20 @@ def test_a_wrong_path_stops_before_anything_is_done(shell: Shell, fake: FakeColl
     result = shell("sync", ".", "nowhere")
     assert result.code == 1 and "nowhere does not exist" in result.err
     assert not fake.was_asked("sync_all")
+
+
+@pytest.mark.parametrize("command", ["sync", "plan"])
+def test_a_path_that_is_no_file_is_there_all_the_same(
+    command: str, shell: Shell, fake: FakeCollection, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.md")
+    (tmp_path / "page.md").write_text("Keys")
+    for place in (os.devnull, "pipe.md"):
+        result = shell(command, place)
+        assert result.code == 1 and f"{place} is neither a folder nor a regular file" in result.err
+        assert "does not exist" not in result.err and "Traceback" not in result.err
+    assert fake.asked == []
+    assert shell(command, "page.md").code == 0
 
 
 def test_plan_asks_and_does_nothing(shell: Shell, fake: FakeCollection) -> None:

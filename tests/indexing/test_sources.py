@@ -358,6 +358,16 @@ def test_a_wrong_path_is_an_error_not_an_empty_pass(tmp_path: Path) -> None:
         Folder(tmp_path / "missing").total()
 
 
+def test_a_pipe_is_no_document_and_does_exist(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.md")
+    _put(tmp_path / "page.md")
+    for place in (os.devnull, tmp_path / "pipe.md"):
+        for documents in (lambda place=place: open_source(place), lambda place=place: File(place).documents({})):
+            with pytest.raises(UnreadableSource, match="neither a folder nor a regular file"):
+                documents()
+    assert _ids(open_source(tmp_path / "page.md")) == ["page.md"]
+
+
 def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in/docs").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "in")

@@ -13,7 +13,6 @@ import click
 from shelflist.cli.options import Invocation, as_typed, collection_options, tenant_option
 from shelflist.cli.output import print_json, printable, say, warn
 from shelflist.cli.progress import progress_listener
-from shelflist.core.errors import UnreadableSource
 
 if TYPE_CHECKING:
     from shelflist import Chunker, SyncReport
@@ -128,6 +127,7 @@ def _run(
 ) -> None:
     import shelflist
     from shelflist.cli.report import added_up
+    from shelflist.indexing.sources import require_readable
 
     if source is not None and len(paths) > 1:
         # Each path is a pass of its own: the second would remove what the first one brought.
@@ -137,8 +137,7 @@ def _run(
     for path in paths:
         if not path:  # an unset variable of the shell, not the folder one stands in
             raise click.UsageError("PATH is empty. Give a folder, a .jsonl or a .parquet file; . is this folder.")
-        if not Path(path).exists():
-            raise UnreadableSource(f"{path} does not exist. Give a folder, a .jsonl or a .parquet file.")
+        require_readable(Path(path))
     chunker = shelflist.Chunker(chunk_size, chunk_overlap)
     parts: list[dict[str, Any]] = []
     reports: list[SyncReport] = []
@@ -158,7 +157,7 @@ def _run(
                     report = collection.plan(opened, progress=listen, **settings)
                 else:
                     report = collection.sync_all(opened, on_failed=on_failed, wait=wait, progress=listen, **settings)
-            parts.append({"path": path, "source": named, **report.to_dict()})
+            parts.append({"path": path, "source": named, **_counts(report)})
             reports.append(report)
         if not planned:
             with progress_listener() as listen:
@@ -174,6 +173,11 @@ def _run(
         _print(total, seconds, planned)
     if total.failures:
         raise click.exceptions.Exit(1)
+
+
+def _counts(report: SyncReport) -> dict[str, int]:
+    """The numbers of one source; what they count stands once, in the lists of the whole."""
+    return {name: value for name, value in report.to_dict().items() if isinstance(value, int)}
 
 
 def _source_options(

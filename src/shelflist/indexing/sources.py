@@ -19,6 +19,10 @@ MAX_FILE_BYTES = 50_000_000
 """Largest document file that is read. A larger one is data, not a document."""
 
 
+_JSONL = (".jsonl", ".ndjson")
+_PARQUET = (".parquet", ".pq")
+
+
 class Folder:
     """The documents below a folder: Markdown, HTML, reStructuredText, plain text and program code, by suffix.
 
@@ -113,8 +117,7 @@ class File:
     def documents(self, known: KnownDigests = NOTHING_KNOWN) -> Iterator[Item]:
         """One pass: the document. A missing file raises UnreadableSource."""
         self.parsed = 0
-        if not os.path.isfile(self.path):
-            raise UnreadableSource(f"File {self.path} does not exist. Check the path.")
+        require_readable(self.path)
         item = read_file(self.path, self.prefix + self.path.name, self.chunker, known, self.path.name)
         self.parsed += isinstance(item, Document)
         return iter((item,))
@@ -134,12 +137,11 @@ def open_source(path: str | os.PathLike[str], **options: Any) -> Source:
     place = absolute_path(path)
     if os.path.isdir(place):
         return Folder(place, **options)
-    if not os.path.exists(place):
-        raise UnreadableSource(f"{place} does not exist. Give a folder or a file.")
+    require_readable(place)
     suffix = place.suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
+    if suffix in _JSONL:
         return Jsonl(place, **options)
-    if suffix in (".parquet", ".pq"):
+    if suffix in _PARQUET:
         return Parquet(place, **options)
     if suffix and suffix not in SUFFIXES:
         raise UnreadableSource(
@@ -148,6 +150,19 @@ def open_source(path: str | os.PathLike[str], **options: Any) -> Source:
             f"shelflist sync {place.parent} --include '{place.name}'"
         )
     return File(place, **options)
+
+
+def require_readable(place: Path) -> None:
+    """UnreadableSource unless a folder or a file is there. Rows may come from a pipe; a document is read from a file."""
+    if os.path.isdir(place) or os.path.isfile(place):
+        return
+    if not os.path.exists(place):
+        raise UnreadableSource(f"{place} does not exist. Give a folder, a document, a .jsonl or a .parquet file.")
+    if place.suffix.lower() not in _JSONL:
+        raise UnreadableSource(
+            f"{place} is neither a folder nor a regular file, so it cannot be read as a document. Give a folder, or save "
+            "what comes out of it as a file."
+        )
 
 
 def source_name(kind: str, path: Path) -> str:
