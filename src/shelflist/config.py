@@ -22,6 +22,8 @@ from shelflist.core.fields import Fields
 
 FILE_NAME = "shelflist.toml"
 DEFAULT_COLLECTION = "docs"
+INDEX_DATABASE, INDEX_KEYWORDS, INDEX_VECTORS = "shelflist.db", "keywords", "vectors"
+"""What stands in the directory of a `file:` index."""
 ENVIRONMENT = MappingProxyType(
     {
         "url": "SHELFLIST_URL",

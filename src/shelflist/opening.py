@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from shelflist.config import StoreUrl, has_secret, parse_url, redact, require_no_options
+from shelflist.config import INDEX_DATABASE, StoreUrl, has_secret, parse_url, redact, require_no_options
 from shelflist.core.errors import (
     CollectionMismatch,
     CollectionNotFound,
@@ -276,7 +276,7 @@ def _exists(place: StoreUrl, ledger: str | None) -> bool:
     where = None if ledger is None else parse_url(ledger)
     if where is not None and where.scheme == "sqlite" and not Path(where.path).exists():
         return False
-    return place.scheme != "file" or (Path(place.path) / "shelflist.db").exists()
+    return place.scheme != "file" or (Path(place.path) / INDEX_DATABASE).exists()
 
 
 def _not_found(name: str, place: StoreUrl, ledger: str | None, names: Sequence[str] = ()) -> str:

@@ -368,6 +368,26 @@ def test_a_pipe_is_no_document_and_does_exist(tmp_path: Path) -> None:
     assert _ids(open_source(tmp_path / "page.md")) == ["page.md"]
 
 
+def test_an_index_below_the_folder_is_passed_over(tmp_path: Path) -> None:
+    for place in (
+        "index/keywords/g/meta.json",
+        "index/vectors/g/codes.npy",
+        "index/shelflist.db-wal",
+        "index/notes.md",
+    ):
+        _put(tmp_path / place)
+    _put(tmp_path / "words/keywords/meta.json")
+    _put(tmp_path / "words/keywords/page.md")
+    folder = Folder(tmp_path)
+    listed = ["index/keywords/g/meta.json", "index/shelflist.db-wal", "index/vectors/g/codes.npy"]
+    assert _ids(folder) == ["index/notes.md", "words/keywords/page.md"]
+    assert folder.skipped == [*listed, "words/keywords/meta.json"]
+    _put(tmp_path / "index/shelflist.db")
+    assert _ids(folder) == ["index/notes.md", "words/keywords/page.md"]
+    assert folder.skipped == ["words/keywords/meta.json"]
+    assert _ids(Folder(tmp_path, include="*.json")) == ["words/keywords/meta.json"]
+
+
 def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in/docs").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "in")

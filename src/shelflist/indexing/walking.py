@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from shelflist.config import INDEX_DATABASE, INDEX_KEYWORDS, INDEX_VECTORS
 from shelflist.core.errors import InvalidInput
 
 _CODE = """
@@ -31,6 +32,9 @@ SUFFIXES: dict[str, str] = {
 
 _JUNK = frozenset(("node_modules", "bower_components", "__pycache__", "site-packages", "__MACOSX", "CVS"))
 """Folders of other people's files; names that begin with a dot are skipped anyway."""
+
+_OWN = frozenset((INDEX_KEYWORDS, INDEX_VECTORS, *(INDEX_DATABASE + end for end in ("", "-wal", "-shm", "-journal"))))
+"""What an index of Shelflist consists of. Only these names are passed over: documents may stand beside an index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,9 @@ class _Walk:
             reason = f"{folder}: {error.strerror or error}. Make the folder readable, then sync again."
             yield Entry(folder, f"{_printable(relative)}/" if relative else "", reason, is_folder=True)
             return
+        own = _OWN if any(entry.name == INDEX_DATABASE for entry in found) else frozenset()
         for entry in found:
-            if _skipped(entry.name):
+            if _skipped(entry.name) or entry.name in own:
                 continue
             below = f"{relative}/{entry.name}" if relative else entry.name
             if any(matches(pattern, below) for pattern in self._exclude):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from shelflist.config import StoreUrl, require_no_options
+from shelflist.config import INDEX_DATABASE, INDEX_KEYWORDS, INDEX_VECTORS, StoreUrl, require_no_options
 from shelflist.core.capabilities import Capabilities
 from shelflist.core.errors import StoreReadOnly, StoreTooNew
 from shelflist.core.fields import Fields, FieldType
@@ -85,9 +85,9 @@ class EmbeddedStore:
             raise StoreReadOnly(
                 f"The index directory {path} cannot be made ({error.strerror}). Choose a directory that you may write."
             ) from error
-        self._database = SqliteDatabase(path / "shelflist.db", busy_timeout=busy_timeout)
-        self._keywords = EmbeddedKeywords(path / "keywords")
-        self._vectors = EmbeddedVectors(path / "vectors", self._database)
+        self._database = SqliteDatabase(path / INDEX_DATABASE, busy_timeout=busy_timeout)
+        self._keywords = EmbeddedKeywords(path / INDEX_KEYWORDS)
+        self._vectors = EmbeddedVectors(path / INDEX_VECTORS, self._database)
 
     @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> EmbeddedStore:
