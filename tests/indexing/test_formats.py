@@ -104,6 +104,33 @@ def test_line_ends_and_byte_order_mark_make_no_difference() -> None:
     assert parse("\ufeff" + text.replace("\n", "\r\n")) == parse(text)
 
 
+@pytest.mark.parametrize(
+    ("written", "title"),
+    [
+        ("1984", "1984"),
+        ("007", "007"),
+        ("1.10", "1.10"),
+        ("2024-05-01", "2024-05-01"),
+        ("2024-05-01 10:00:00", "2024-05-01 10:00:00"),
+        ("yes", "yes"),
+        ("'1984'", "1984"),
+        ("~", None),
+        ("[1, 2]", None),
+    ],
+)
+def test_a_title_is_text_as_it_was_written(written: str, title: str | None) -> None:
+    parsed = parse(f"---\nyear: 1984\nday: 2024-05-01\ntitle: {written}\n---\nIt was a bright cold day.\n")
+    assert parsed.title == title
+    assert parsed.metadata["year"] == 1984 and parsed.metadata["day"] == "2024-05-01T00:00:00+00:00"
+    if title is not None:
+        assert parsed.metadata["title"] == title
+
+
+def test_a_title_that_is_merged_in_is_text_too() -> None:
+    parsed = parse("---\nbase: &base\n  title: 1984\n<<: *base\n---\nText.\n")
+    assert (parsed.title, parsed.metadata["base"]) == ("1984", {"title": 1984})
+
+
 HTML = """<!doctype html><html><head><title>Keys &amp; locks | Site</title><style>p { color: red }</style></head><body>
 <nav><a href="/">Home of all</a></nav><script>var secret = 1</script>
 <div><header><h1>Keys <em>and</em> locks<a class="headerlink" href="#k">\u00b6</a></h1></header>

@@ -22,7 +22,7 @@ Format = Literal["markdown", "text", "html", "rst", "code"]
 
 FORMATS: tuple[str, ...] = get_args(Format)
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Raise it when the same bytes give other sections or metadata: it is part of every file's digest."""
 
 PARSER_PACKAGES = ("markdown-it-py", "selectolax", "docutils", "pyyaml")
@@ -205,10 +205,19 @@ def _front_matter(text: str) -> tuple[dict[str, Any], str, str | None]:
             return {}, rest, None
         if not isinstance(loaded, Mapping):
             return {}, text, None
-        return _Plain().mapping(loaded, 0), rest, None
+        plain = _Plain().mapping(loaded, 0)
+        if isinstance(loaded.get("title"), (bool, int, float, date)):
+            plain["title"] = _title_as_written(yaml.compose(block, Loader=loader)) or str(loaded["title"])
+        return plain, rest, None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())
         return {}, text, f"front matter is not valid YAML and is kept as text: {reason}"
+
+
+def _title_as_written(document: Any) -> str | None:
+    """A title is text, also one that YAML reads as a number or a date; None where it is not written at the top."""
+    written = [value.value for key, value in document.value if key.value == "title"]
+    return written[-1] if written else None
 
 
 class _Plain:
