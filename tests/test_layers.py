@@ -15,7 +15,7 @@ LAYERS = [
     {"config", "embedders", "engine"},
     {"database", "postgres"},
     {"stores", "ledger"},
-    {"generation"},
+    {"generation", "wanted"},
     {"indexing", "searching"},
     {"opening"},
     {"collection", "copying"},

@@ -46,11 +46,12 @@ from shelflist.indexing.protocol import Source
 from shelflist.indexing.removal import removal
 from shelflist.indexing.sync import Sync, checked_document_id
 from shelflist.ledger.documents import DocumentRecord
-from shelflist.opening import UNSET, Opened, Unset, Wanted, collection_names, open_parts
+from shelflist.opening import Opened, collection_names, open_parts
 from shelflist.searching.fusion import Fusion
 from shelflist.searching.inspection import Inspection
 from shelflist.searching.request import Request
 from shelflist.searching.search import Searcher
+from shelflist.wanted import UNSET, Unset, Wanted
 
 if TYPE_CHECKING:
     from shelflist.indexing.copy import CopyReport

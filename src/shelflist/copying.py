@@ -11,9 +11,10 @@ from shelflist.core.types import IndexSpec, ProgressListener
 from shelflist.indexing.copy import Copier, CopyReport
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.ledger import Ledger
-from shelflist.opening import Opened, Wanted, check_marker, generation_spec, ledger_database, ledger_place, open_parts
+from shelflist.opening import Opened, check_marker, generation_spec, ledger_database, ledger_place, open_parts
 from shelflist.stores.protocol import Store
 from shelflist.stores.registry import open_store, require_scheme
+from shelflist.wanted import Wanted
 
 
 def copy(

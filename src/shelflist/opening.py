@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
-from shelflist.config import INDEX_DATABASE, StoreUrl, has_secret, parse_url, redact, require_no_options
+from shelflist.config import INDEX_DATABASE, StoreUrl, parse_url, redact, require_no_options
 from shelflist.core.errors import (
-    CollectionMismatch,
     CollectionNotFound,
     ConfigError,
     EmbedderMismatch,
@@ -19,7 +15,7 @@ from shelflist.core.errors import (
 )
 from shelflist.core.fields import Fields
 from shelflist.core.transaction import Database
-from shelflist.core.types import IndexSpec, Metric, Tenancy, Vector
+from shelflist.core.types import Vector
 from shelflist.database import SqliteDatabase
 from shelflist.embedders import resolve_embedder
 from shelflist.embedders.protocol import Embedder
@@ -32,31 +28,9 @@ from shelflist.ledger.ledger import Ledger
 from shelflist.ledger.schema import is_ledger
 from shelflist.stores.protocol import GenerationSpec, Store
 from shelflist.stores.registry import open_store, require_scheme
+from shelflist.wanted import UNSET, Wanted, compare, typed
 
 DEFAULT_TARGET_RECALL = 0.95
-
-
-class _UnsetType(Enum):
-    UNSET = "unset"
-
-
-UNSET = _UnsetType.UNSET
-Unset = Literal[_UnsetType.UNSET]
-"""An option that was not given, where None means something."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The options of `open`, as given."""
-
-    embedder: str | Embedder | Unset | None = UNSET
-    fields: Mapping[str, Any] | None = None
-    index: IndexSpec | None = None
-    tenancy: Tenancy | None = None
-    metric: Metric | None = None
-    fingerprint: str | None = None
-    dimensions: int | None = None
-    target_recall: float | None = None
 
 
 class Opened:
@@ -199,7 +173,7 @@ def open_parts(
         if record is None:
             record = _create(opened, store, name, wanted, embedder)
         else:
-            _compare(record, wanted, embedder)
+            compare(record, wanted, embedder, place, ledger)
     except BaseException:
         store.close()
         if database is not None:
@@ -281,14 +255,7 @@ def _exists(place: StoreUrl, ledger: str | None) -> bool:
 
 def _not_found(name: str, place: StoreUrl, ledger: str | None, names: Sequence[str] = ()) -> str:
     there = f" There is: {', '.join(names)}." if names else ""
-    words, hidden = ["shelflist init"], []
-    for flag, url in (("url", place.raw), ("ledger", ledger)):
-        if url is not None and has_secret(url):
-            hidden.append(f"SHELFLIST_{flag.upper()}")
-        elif url is not None:
-            words.append(f"--{flag} {shlex.quote(redact(url))}")
-    secret = f" (with the secret URL in {' and '.join(hidden)})" if hidden else ""
-    return f"No collection {name!r} at {place}.{there} Make it with: {' '.join(words)} --collection {name}{secret}"
+    return f"No collection {name!r} at {place}.{there} Make it with: {typed(['shelflist init'], name, place, ledger)}"
 
 
 def check_marker(store: Store, ledger: Ledger, place: StoreUrl, where: str, name: str, *, known: bool) -> None:
@@ -371,43 +338,4 @@ def _refuse_other_space(wanted: Wanted, fingerprint: str, dimensions: int) -> No
             f"The embedder makes {fingerprint} with {dimensions} dimensions, not {wanted.fingerprint or fingerprint} with "
             f"{wanted.dimensions or dimensions}. Leave both out, or give the vectors yourself: embedder=None "
             "(--embedder none)."
-        )
-
-
-def _compare(record: CollectionRecord, wanted: Wanted, embedder: Embedder | None) -> None:
-    """Raise CollectionMismatch, listing every option that differs from what is stored."""
-    differences: list[str] = []
-
-    def differ(option: str, stored: object, given: object, fix: str) -> None:
-        differences.append(f"{option}: stored {stored}, asked for {given}. {fix}")
-
-    if wanted.fields is not None and (fields := Fields(wanted.fields)).to_json() != record.fields.to_json():
-        new = [name for name in fields if name not in record.fields]
-        fix = f"Add with: shelflist fields add {new[0]} {fields[new[0]].value}" if new else "Leave fields= out."
-        differ("fields", record.fields.to_json(), fields.to_json(), fix)
-    if wanted.index is not None and wanted.index != record.index:
-        differ("index", record.index or "auto", wanted.index, "Leave index= out.")
-    if wanted.tenancy is not None and wanted.tenancy != record.tenancy:
-        differ("tenancy", record.tenancy, wanted.tenancy, "It is fixed at creation: make a new collection.")
-    if wanted.metric is not None and wanted.metric != record.metric:
-        differ("metric", record.metric, wanted.metric, "It is fixed at creation: make a new collection.")
-    if wanted.target_recall is not None and wanted.target_recall != record.target_recall:
-        differ("target_recall", record.target_recall, wanted.target_recall, "Leave target_recall= out.")
-    if wanted.embedder is not UNSET:
-        given = None if embedder is None else embedder.fingerprint
-        stored = None if record.embedder is None else record.fingerprint
-        if given != stored:
-            differ(
-                "embedder",
-                stored or f"none (given vectors, {record.fingerprint})",
-                given or "none (given vectors)",
-                "Vector spaces never mix: open it with its own embedder (leave embedder= out), or make a new collection.",
-            )
-    if wanted.fingerprint is not None and wanted.fingerprint != record.fingerprint:
-        differ("fingerprint", record.fingerprint, wanted.fingerprint, "Make a new collection for another vector space.")
-    if wanted.dimensions is not None and wanted.dimensions != record.dimensions:
-        differ("dimensions", record.dimensions, wanted.dimensions, "Make a new collection for another vector space.")
-    if differences:
-        raise CollectionMismatch(
-            f"The collection {record.name!r} exists with other options:\n  " + "\n  ".join(differences)
         )

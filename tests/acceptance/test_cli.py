@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -172,6 +173,34 @@ def test_fields_and_drop(indexed: Folder) -> None:
     assert indexed.json("count", "--where", 'title == "Keys"')["count"] == 1
     assert indexed.json("drop", "--yes")["dropped"] is True
     assert "shelflist init" in indexed.run("count", code=1).stderr
+
+
+def test_what_init_says_to_type_can_be_pasted(folder: Folder) -> None:
+    place = ("--url", "file:./index", "--collection", "my pages")
+    folder.run("init", *place, "--field", "page_number=int")
+    (folder.path / "shelflist.toml").unlink()
+    wanted = ("--field", "page_number=int", "--field", "tags=list[str]", "--field", "year=int")
+    error = folder.run("init", *place, *wanted, "--embedder", "none", "--fingerprint", "m", "--dimensions", "3", code=1)
+    (line,) = [line for line in error.stderr.splitlines() if "shelflist fields add" in line]
+    commands = line.partition("To add what is new: ")[2].split(" && ")
+    assert [shlex.split(command)[3] for command in commands] == ["tags", "year"]
+    for command in commands:
+        folder.run(*shlex.split(command)[1:])
+    assert list(folder.json("fields", "list", *place)["fields"]) == ["page_number", "tags", "year"]
+    folder.run("init", *place, *wanted)
+    (folder.path / "shelflist.toml").unlink()
+    taken = folder.run("init", *place, "--embedder", "static", "--field", "year=str", code=1).stderr
+    assert "fields add" not in taken and "Leave fields= (--field) out." in taken and "--embedder" not in taken
+
+
+def test_another_embedder_is_offered_a_collection_of_its_own(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    place = ("--url", "file:./index")
+    folder.run("init", *place, "--embedder", "none", "--fingerprint", "model", "--dimensions", "2")
+    (folder.path / "shelflist.toml").unlink()
+    error = folder.run("init", *place, "--embedder", "static", code=1).stderr
+    made = folder.json(*shlex.split(error.partition("make a new collection: shelflist ")[2].splitlines()[0]))
+    assert (made["collection"], made["dimensions"]) == ("docs-2", 256)
 
 
 def test_bad_input_is_a_sentence_and_nothing_is_lost(indexed: Folder) -> None:

@@ -67,7 +67,7 @@ class Invocation:
             if name not in there:
                 warn(
                     f"{self.settings.file} declares the field {name!r}, the collection {collection.name!r} does not. "
-                    f"Add it with: shelflist fields add {name} {kind}"
+                    f"Add it with: shelflist fields add {name} {shlex.quote(kind)}"
                 )
             elif there[name] != kind:
                 warn(f"{self.settings.file} declares {name!r} as {kind}; in {collection.name!r} it is {there[name]}.")
