@@ -136,6 +136,19 @@ def require_no_options(place: StoreUrl) -> None:
         )
 
 
+def require_no_file(directory: Path, what: str) -> None:
+    """ConfigError if a file stands where the directory is, or is to be made. `what` is for the message: The index."""
+    for place in (directory, *directory.parents):
+        if os.path.isdir(place):
+            return
+        if os.path.lexists(place):
+            inside = "" if place == directory else f", so {directory} cannot be in it"
+            raise ConfigError(
+                f"{what} is to be in a directory, and {place} is a file{inside}. Name another directory, or move the file "
+                "away."
+            )
+
+
 def _require_escaped(scheme: str, rest: str, query: str) -> None:
     """A password with a bare "@", "/", "#" or "?" would be cut, and its end taken for the host, and shown."""
     if not rest.startswith("//"):

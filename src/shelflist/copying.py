@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shelflist.config import StoreUrl, parse_url, redact
-from shelflist.core.errors import CollectionMismatch, ConfigError, UnsupportedIndex
+from shelflist.core.errors import CollectionMismatch, CollectionNotFound, ConfigError, UnsupportedIndex
 from shelflist.core.fields import Fields
 from shelflist.core.index_text import given_index
 from shelflist.core.transaction import Database
@@ -11,7 +11,15 @@ from shelflist.core.types import IndexSpec, ProgressListener
 from shelflist.indexing.copy import Copier, CopyReport
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.ledger import Ledger
-from shelflist.opening import Opened, check_marker, generation_spec, ledger_database, ledger_place, open_parts
+from shelflist.opening import (
+    Opened,
+    check_marker,
+    collection_names,
+    generation_spec,
+    ledger_database,
+    ledger_place,
+    open_parts,
+)
 from shelflist.stores.protocol import Store
 from shelflist.stores.registry import open_store, require_scheme
 from shelflist.wanted import Wanted
@@ -87,7 +95,22 @@ def copy_opened(
 
 def open_original(url: str, name: str, *, ledger: str | None, busy_timeout: float) -> Opened:
     """An existing collection, to be copied: its embedder is not needed, nor the embedder's package or key."""
-    return open_parts(url, name, Wanted(), ledger=ledger, create=False, busy_timeout=busy_timeout, load_embedder=False)
+    try:
+        return open_parts(
+            url, name, Wanted(), ledger=ledger, create=False, busy_timeout=busy_timeout, load_embedder=False
+        )
+    except CollectionNotFound:
+        names, place = collection_names(url, ledger), parse_url(url)
+        if names:
+            raise CollectionNotFound(
+                f"There is no collection {name!r} to copy at {place}. Name one that is there (--collection): "
+                f"{', '.join(names)}"
+            ) from None
+        its_ledger = "" if ledger is None else f" with the ledger {redact(ledger)}"
+        raise CollectionNotFound(
+            f"There is no index at {place}{its_ledger}, so nothing can be copied from there. Check where the source is: "
+            "it is the url that its shelflist.toml names."
+        ) from None
 
 
 def open_twin(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from shelflist.config import INDEX_DATABASE, StoreUrl, parse_url, redact, require_no_options
+from shelflist.config import INDEX_DATABASE, StoreUrl, parse_url, redact, require_no_file, require_no_options
 from shelflist.core.errors import (
     CollectionNotFound,
     ConfigError,
@@ -225,6 +225,11 @@ def ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_time
     if where.scheme == "sqlite":
         require_no_options(where)
         file = Path(where.path)
+        if file.is_dir():
+            raise ConfigError(
+                f"The ledger is one file, and {file} is a directory. Name a file in it: sqlite:{file / 'ledger.db'}"
+            )
+        require_no_file(file.parent, "The ledger")
         file.parent.mkdir(parents=True, exist_ok=True)
         database = SqliteDatabase(file, busy_timeout=busy_timeout)
     elif where.scheme in ("postgresql", "postgres", "pgvector"):
@@ -247,6 +252,8 @@ def ledger_place(place: StoreUrl, ledger: str | None) -> str:
 
 def _exists(place: StoreUrl, ledger: str | None) -> bool:
     """Whether there can be a collection; only what is asked of the file system, servers are asked when they are opened."""
+    if place.scheme == "file":
+        require_no_file(Path(place.path), "The index")
     where = None if ledger is None else parse_url(ledger)
     if where is not None and where.scheme == "sqlite" and not Path(where.path).exists():
         return False

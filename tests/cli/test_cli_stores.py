@@ -133,12 +133,33 @@ def test_what_is_in_the_way_is_said_in_a_sentence(library: Path, shell: Shell) -
     for arguments, said in (
         (("file:./a", "file:./a"), "--to-ledger"),
         (("file:./a", "memory:"), "ends with the process"),
-        (("file:./nowhere", "file:./b"), "No collection 'docs'"),
-        (("file:./a", "file:./b", "--collection", "pages"), "No collection 'pages'"),
+        (("file:./nowhere", "file:./b"), "There is no index at file:"),
+        (("file:./a", "file:./b", "--collection", "pages"), "no collection 'pages' to copy"),
         (("file:./a", "file:./b", "--index", "hnsw(quantization=half)"), "no half quantization"),
         (("file:./a", "redis://b"), "redis"),
     ):
         refused = shell("copy", *arguments)
         assert refused.code == 1 and said in refused.err, (arguments, refused.err)
-        assert "Traceback" not in refused.err
+        assert "Traceback" not in refused.err and "shelflist init" not in refused.err
     assert shell("copy", "file:./a", "file:./b", "--to", "second", "--json").json["to"] == "second"
+
+
+def test_a_file_where_the_index_is_to_be(library: Path, shell: Shell) -> None:
+    (library / "index").write_text("a list of words")
+    (library / "folder").mkdir()
+    apart = ("--url", "file:./apart", "--ledger")
+    for arguments, said in (
+        (("init", "--url", "file:./index"), f"The index is to be in a directory, and {library / 'index'} is a file"),
+        (("init", "--url", "file:./index/deep"), f"so {library / 'index' / 'deep'} cannot be in it"),
+        (("search", "keys", "--url", "file:./index"), f"{library / 'index'} is a file"),
+        (("copy", "file:./index", "file:./b"), f"{library / 'index'} is a file"),
+        (("copy", "file:./a", "file:./index"), "index is a file"),
+        (("init", *apart, "sqlite:./index/ledger.db"), f"The ledger is to be in a directory, and {library / 'index'}"),
+        (("init", *apart, "sqlite:./folder"), f"{library / 'folder'} is a directory. Name a file in it: sqlite:"),
+    ):
+        refused = shell(*arguments)
+        assert refused.code == 1 and said in refused.err, (arguments, refused.err)
+        assert "Traceback" not in refused.err
+    assert (library / "index").read_text() == "a list of words"
+    assert shell("search", "keys", "--url", "file:./a").code == 0
+    assert shell("copy", "file:./a", "file:./folder/deep").code == 0

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from shelflist.config import INDEX_DATABASE, INDEX_KEYWORDS, INDEX_VECTORS, StoreUrl, require_no_options
+from shelflist.config import (
+    INDEX_DATABASE,
+    INDEX_KEYWORDS,
+    INDEX_VECTORS,
+    StoreUrl,
+    require_no_file,
+    require_no_options,
+)
 from shelflist.core.capabilities import Capabilities
 from shelflist.core.errors import StoreReadOnly, StoreTooNew
 from shelflist.core.fields import Fields, FieldType
@@ -79,6 +86,7 @@ class EmbeddedStore:
 
     def __init__(self, path: Path, *, busy_timeout: float = 30.0) -> None:
         self.path = path
+        require_no_file(path, "The index")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
