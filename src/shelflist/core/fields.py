@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -41,6 +41,16 @@ _FROM_PYTHON: Mapping[Any, FieldType] = {
     bool: FieldType.BOOL,
     datetime: FieldType.DATETIME,
     list[str]: FieldType.LIST,
+}
+
+
+_ADVICE: Mapping[FieldType, str] = {
+    FieldType.STR: "Give it as text, in quotes.",
+    FieldType.INT: "Give a whole number below 2^53 without quotes, or keep it as text in a field of type str.",
+    FieldType.FLOAT: "Give a finite number, without quotes.",
+    FieldType.BOOL: "Give true or false, without quotes.",
+    FieldType.DATETIME: "Give a moment with its time zone, such as 2024-01-31T09:00:00+00:00.",
+    FieldType.LIST: 'Give a list of texts, such as ["api", "keys"].',
 }
 
 
@@ -107,7 +117,8 @@ class Fields(Mapping[str, FieldType]):
         return {name: kind.value for name, kind in self._types.items()}
 
     def stored(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Metadata in stored form. WrongFieldType names field, value and expected type; InvalidInput: it is no mapping."""
+        """Metadata in stored form. WrongFieldType names field, value and expected type, and says what to give;
+        InvalidInput: it is no mapping."""
         if not isinstance(metadata, Mapping):
             raise InvalidInput(
                 f"The metadata of a chunk is {type(metadata).__name__} {shown_value(metadata)}. Give a dict, such as "
@@ -117,19 +128,29 @@ class Fields(Mapping[str, FieldType]):
         for name, value in metadata.items():
             if type(name) is not str or not name.isascii():
                 if not isinstance(name, str):
-                    raise WrongFieldType(f"Metadata key {shown_value(name)} is not a string.")
+                    raise WrongFieldType(f"Metadata key {shown_value(name)} is not text. Write each key as text.")
                 name = _str(name, name)
             kind = self._types.get(name)
             if type(value) is str and (kind is None or kind is FieldType.STR) and value.isascii():
                 stored[name] = value  # what most metadata is, and nothing can be wrong with it
                 continue
-            stored[name] = _plain(name, value) if kind is None or value is None else stored_value(name, kind, value)
+            if kind is None or value is None:
+                stored[name] = _plain(name, value)
+                continue
+            try:
+                stored[name] = stored_value(name, kind, value)
+            except WrongFieldType as error:
+                raise WrongFieldType(f"{error}. {_ADVICE[kind]}") from None
         return stored
 
     def newly_declared(self, metadata: Mapping[str, Any], old: Fields) -> dict[str, Any]:
         """Metadata stored under the `old` declaration, in the stored form of this one. Raises WrongFieldType."""
-        added = {name: metadata[name] for name in metadata if name in self._types and name not in old}
-        return {**metadata, **self.stored(added)}
+        added = {
+            name: stored_value(name, self._types[name], value)
+            for name, value in metadata.items()
+            if value is not None and name in self._types and name not in old
+        }
+        return {**metadata, **added}
 
     def shown(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Stored metadata as users see it: datetimes are aware datetimes again."""
@@ -153,7 +174,8 @@ def from_microseconds(value: int) -> datetime:
 
 
 def stored_value(name: str, kind: FieldType, value: Any) -> Any:
-    """A value in the stored form of its field, or WrongFieldType. Bool is not int; int is accepted for float."""
+    """A value in the stored form of its field, or WrongFieldType without a full stop, so that what to do can follow.
+    Bool is not int; int is accepted for float."""
     return _CONVERTERS[kind](name, value)
 
 
@@ -164,7 +186,7 @@ def _wrong(name: str, kind: FieldType, value: Any, why: str = "") -> WrongFieldT
 def shown_value(value: Any) -> str:
     """A value in a message, cut to 80 characters. Never raises, whatever the value's repr does."""
     try:
-        shown = repr(value)
+        shown = value.isoformat() if isinstance(value, date) else repr(value)
     except Exception:  # an int of more than 4,300 digits has no repr, nor has a value that is nested too deep
         return "that cannot be shown"
     return shown if len(shown) <= 80 else shown[:77] + "..."
@@ -187,7 +209,7 @@ def _int(name: str, value: Any) -> int:
     if whole is None:
         raise _wrong(name, FieldType.INT, value)
     if abs(whole) > MAX_INT:
-        raise _wrong(name, FieldType.INT, value, " beyond 2^53. Store it as a str")
+        raise _wrong(name, FieldType.INT, value, " beyond 2^53")
     return whole
 
 
@@ -214,11 +236,11 @@ def _datetime(name: str, value: Any) -> int:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise _wrong(name, FieldType.DATETIME, value, ". Give a datetime or ISO 8601 text") from None
+            raise _wrong(name, FieldType.DATETIME, value, ", which is no date and time in ISO 8601") from None
     if not isinstance(value, datetime):
         raise _wrong(name, FieldType.DATETIME, value)
     if value.tzinfo is None or value.utcoffset() is None:
-        raise _wrong(name, FieldType.DATETIME, value, " without a time zone. Add one, for example tzinfo=timezone.utc")
+        raise _wrong(name, FieldType.DATETIME, value, " without a time zone")
     try:
         value.astimezone(UTC)
     except OverflowError:
@@ -276,7 +298,7 @@ def _plain(name: str, value: Any, depth: int = 0) -> Any:
         return _str(name, value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise WrongFieldType(f"Metadata {name!r} is {value!r}, which JSON cannot hold.")
+            raise WrongFieldType(f"Metadata {name!r} is {value!r}, which JSON cannot hold. Leave it out, or give text.")
         return float(value)
     if isinstance(value, datetime):
         return value.isoformat()

@@ -39,7 +39,7 @@ def canonical(metadata: Metadata) -> bytes:
     try:
         return orjson.dumps(metadata, default=_unusual, option=_SORTED)
     except TypeError as error:
-        raise WrongFieldType(f"Metadata cannot be written as JSON: {error}") from None
+        raise WrongFieldType(f"Metadata cannot be written as JSON: {error}. Give what does not fit as text.") from None
 
 
 def _unusual(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from shelflist.core.errors import InvalidInput, UnreadableSource
+from shelflist.core.fields import shown_value
 from shelflist.core.types import Chunk, Document, Vector
 from shelflist.indexing.protocol import NOTHING_KNOWN, Item, KnownDigests
 from shelflist.indexing.sources import absolute_path, source_name
@@ -216,5 +217,5 @@ def metadata_of(value: Any, where: str, column: str) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    text = repr(value)
+    text = shown_value(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

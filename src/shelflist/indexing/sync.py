@@ -436,7 +436,7 @@ def _is_superseded(document: Document, record: DocumentRecord, begun: int) -> bo
 
 def checked_document_id(document_id: object) -> str:
     if not isinstance(document_id, str) or not document_id:
-        raise InvalidInput(f"A document_id is a non-empty str, got {document_id!r}. Convert it with str().")
+        raise InvalidInput(f"A document_id is text that is not empty, got {document_id!r}. Write ids as text.")
     try:
         document_id.encode()
     except UnicodeEncodeError:
