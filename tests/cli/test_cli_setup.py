@@ -105,10 +105,18 @@ def test_given_vectors_declare_their_space(shell: Shell, shelf: FakeShelf, tmp_p
     assert shelf.opened[1][2]["embedder"] is None
 
 
-def test_an_unknown_field_type_lists_the_types(shell: Shell, shelf: FakeShelf, tmp_path: Path) -> None:
-    result = shell("init", "--url", "memory:", "--field", "page=integer")
-    assert result.code == 1 and "datetime" in result.err
-    assert not (tmp_path / "shelflist.toml").exists()
+def test_a_field_that_cannot_be_is_wrong_usage(shell: Shell, shelf: FakeShelf, tmp_path: Path) -> None:
+    shelf.collections["pages"] = FakeCollection("pages")
+    for given, said in (("page=integer", "list[str]"), ("page", "NAME=TYPE"), ("my-page=int", "not an identifier")):
+        result = shell("init", "--url", "file:./index", "--field", given)
+        assert result.code == 2 and "'--field'" in result.err and said in result.err
+        assert not (tmp_path / "shelflist.toml").exists()
+    place = ("--url", "file:./index", "--collection", "pages")
+    wrong = shell("fields", "add", "page", "integer", *place)
+    assert wrong.code == 2 and "'NAME TYPE'" in wrong.err and "list[str]" in wrong.err
+    assert shelf.collections["pages"].asked == []
+    assert shell("fields", "add", "page", "int", *place).code == 0
+    assert shell("init", "--url", "file:./index", "--field", "page=int").code == 0
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,15 @@ def _declared_fields(given: tuple[str, ...]) -> dict[str, str] | None:
         if name in declared:
             raise click.BadParameter(f"{name!r} is declared twice", param_hint="'--field'")
         declared[name] = kind
-    return Fields(declared).to_json() if declared else None
+    return _checked(declared, "'--field'") if declared else None
+
+
+def _checked(declared: Mapping[str, str], given_as: str) -> dict[str, str]:
+    """Fields as they are written down; wrong usage for a name or a type that there cannot be."""
+    try:
+        return Fields(declared).to_json()
+    except ConfigError as error:
+        raise click.BadParameter(str(error), param_hint=given_as) from None
 
 
 @click.command("init", short_help="Create a collection, and a shelflist.toml that names it.")
@@ -228,8 +236,9 @@ def fields_add(invocation: Invocation, name: str, type_name: str) -> None:
     Example:
       shelflist fields add page_number int
     """
+    kind = _checked({name: type_name}, "'NAME TYPE'")[name]
     with invocation.collection(compare=False) as collection:
-        collection.add_field(name, type_name)
+        collection.add_field(name, kind)
         declared = {one: str(kind) for one, kind in collection.fields.items()}
     file = invocation.settings.file
     wrote = invocation.settings.described and file is not None and _declare_in_file(file, name, declared[name])
