@@ -358,6 +358,26 @@ def test_a_wrong_path_is_an_error_not_an_empty_pass(tmp_path: Path) -> None:
         Folder(tmp_path / "missing").total()
 
 
+def test_a_folder_of_hidden_files_says_that_they_are_passed_over(tmp_path: Path) -> None:
+    for place in (".notes.md", "deep/.draft.md", "node_modules/a.md"):
+        _put(tmp_path / "hidden" / place)
+    _put(tmp_path / "pictures/a.png")
+    _put(tmp_path / "pictures/.hidden.md")
+    with pytest.raises(
+        UnreadableSource, match=r"passed over: hidden .*\(\.notes\.md, deep/\.draft\.md, node_modules\)"
+    ):
+        Folder(tmp_path / "hidden").documents({})
+    with pytest.raises(UnreadableSource, match="no document") as other:
+        Folder(tmp_path / "pictures").documents({})
+    assert "passed over" not in str(other.value)
+    with pytest.raises(UnreadableSource, match="include and exclude leave none"):
+        Folder(tmp_path / "hidden", exclude="*.md").documents({})
+    _put(tmp_path / "hidden/.drafts/a.md")
+    assert _ids(Folder(tmp_path / "hidden/.drafts")) == ["a.md"]
+    _put(tmp_path / "hidden/notes.md")
+    assert _ids(Folder(tmp_path / "hidden")) == ["notes.md"]
+
+
 def test_a_pipe_is_no_document_and_does_exist(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.md")
     _put(tmp_path / "page.md")

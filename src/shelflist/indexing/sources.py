@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ MAX_FILE_BYTES = 50_000_000
 """Largest document file that is read. A larger one is data, not a document."""
 
 
+_NAMED = 5
 _JSONL = (".jsonl", ".ndjson")
 _PARQUET = (".parquet", ".pq")
 
@@ -62,28 +63,40 @@ class Folder:
         """One pass, in sorted order. A missing folder, or one with no document in it, raises UnreadableSource."""
         self.parsed = 0
         self.skipped = []
-        entries = self._entries(self.skipped)
+        hidden: list[str] = []
+        entries = self._entries(self.skipped, hidden)
         first = next(entries, None)
         if first is None:
-            raise UnreadableSource(
-                f"Folder {self.path} holds no document ({', '.join(sorted(SUFFIXES)[:8])}, …"
-                f"{'; include and exclude leave none' if self.include or self.exclude else ''}). "
-                "Check the path; to remove everything on purpose use: shelflist drop"
-            )
+            raise self._nothing(hidden)
         if first.is_folder and not first.relative:
             raise UnreadableSource(str(first.error))
         return self._items(first, entries, known)
+
+    def _nothing(self, hidden: Sequence[str]) -> UnreadableSource:
+        dropping = "to remove everything on purpose use: shelflist drop"
+        if hidden and not self.skipped and not self.include and not self.exclude:
+            names = ", ".join(hidden[:_NAMED]) + (", …" if len(hidden) > _NAMED else "")
+            return UnreadableSource(
+                f"Folder {self.path} holds nothing but what is passed over: hidden files and folders, installed packages "
+                f"and caches ({names}). Give those that are documents a name without the dot, or name such a folder "
+                f"itself as the one to read; {dropping}"
+            )
+        chosen = "; include and exclude leave none" if self.include or self.exclude else ""
+        return UnreadableSource(
+            f"Folder {self.path} holds no document ({', '.join(sorted(SUFFIXES)[:8])}, …{chosen}). "
+            f"Check the path; {dropping}"
+        )
 
     def total(self) -> int:
         """Number of files that a pass will look at."""
         return sum(1 for entry in self._entries() if not entry.is_folder)
 
-    def _entries(self, skipped: list[str] | None = None) -> Iterator[Entry]:
+    def _entries(self, skipped: list[str] | None = None, hidden: list[str] | None = None) -> Iterator[Entry]:
         if not os.path.exists(self.path):
             raise UnreadableSource(f"Folder {self.path} does not exist. Check the path.")
         if not os.path.isdir(self.path):
             raise UnreadableSource(f"{self.path} is not a folder. For a single file use open_source(path).")
-        return walk(self.path, self.include, self.exclude, skipped)
+        return walk(self.path, self.include, self.exclude, skipped, hidden)
 
     def _items(self, first: Entry, others: Iterator[Entry], known: KnownDigests) -> Iterator[Item]:
         yield self._item(first, known)

@@ -53,18 +53,28 @@ def format_of(path: Path) -> str:
 
 
 def walk(
-    root: Path, include: Sequence[str] = (), exclude: Sequence[str] = (), skipped: list[str] | None = None
+    root: Path,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    skipped: list[str] | None = None,
+    hidden: list[str] | None = None,
 ) -> Iterator[Entry]:
     """The documents below a folder, in sorted order. What an unlistable folder may hold is one entry with an error.
 
-    `skipped` takes the files that nobody left out by name, and whose suffix is not known.
+    `skipped` takes the files that nobody left out by name, and whose suffix is not known; `hidden` what is passed over
+    by its name.
     """
-    return _Walk(root, include, exclude, [] if skipped is None else skipped).entries(root, "")
+    return _Walk(root, include, exclude, [] if skipped is None else skipped, [] if hidden is None else hidden).entries(
+        root, ""
+    )
 
 
 class _Walk:
-    def __init__(self, root: Path, include: Sequence[str], exclude: Sequence[str], skipped: list[str]) -> None:
+    def __init__(
+        self, root: Path, include: Sequence[str], exclude: Sequence[str], skipped: list[str], hidden: list[str]
+    ) -> None:
         self._skipped_files = skipped
+        self._hidden = hidden
         self._root = Path(os.path.realpath(root))
         self._include = include
         self._exclude = exclude
@@ -80,9 +90,12 @@ class _Walk:
             return
         own = _OWN if any(entry.name == INDEX_DATABASE for entry in found) else frozenset()
         for entry in found:
-            if _skipped(entry.name) or entry.name in own:
+            if entry.name in own:
                 continue
             below = f"{relative}/{entry.name}" if relative else entry.name
+            if _skipped(entry.name):
+                self._hidden.append(_printable(below))
+                continue
             if any(matches(pattern, below) for pattern in self._exclude):
                 continue
             yield from self._entry(entry, Path(entry.path), below)
