@@ -45,7 +45,7 @@ def is_starting(error: psycopg.Error) -> bool:
 
 def refused(error: psycopg.Error, address: str, seconds: float) -> ShelflistError:
     """The error of a connection that was not made."""
-    text = " ".join(str(error).split())
+    text = _on_one_line(str(error))
     lower = text.lower()
     if "timeout expired" in lower or "timed out" in lower:
         return StoreTimeout(
@@ -79,7 +79,7 @@ def mapped(error: psycopg.Error, address: str, *, lock_seconds: float, lost: boo
     import psycopg.errors as known
 
     state = error.sqlstate or ""
-    text = (error.diag.message_primary or " ".join(str(error).split())).rstrip(".")
+    text = (error.diag.message_primary or _on_one_line(str(error))).rstrip(".")
     if isinstance(error, known.LockNotAvailable):
         return LedgerBusy(
             f"Another writer has held a lock in {address} for more than {lock_seconds:g} s. Wait for it to finish, or stop "
@@ -119,6 +119,18 @@ def mapped(error: psycopg.Error, address: str, *, lock_seconds: float, lost: boo
 
 def _is_full(text: str) -> bool:
     return "No space left on device" in text or "could not extend file" in text
+
+
+def _on_one_line(text: str) -> str:
+    """The lines of libpq as one, each a part of its own; what it asks the reader is left out, our advice says it."""
+    joined = ""
+    for line in text.splitlines():
+        words = " ".join(line.split())
+        if not words or words.startswith("Is the server running"):
+            continue
+        goes_on = (line[0].isspace() and words[0].islower()) or joined.endswith(":")
+        joined = words if not joined else f"{joined} {words}" if goes_on else f"{joined.rstrip('.')}; {words}"
+    return joined
 
 
 def _fatal(text: str) -> str:
