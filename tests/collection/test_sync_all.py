@@ -6,6 +6,7 @@ import gc
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -14,7 +15,7 @@ import pytest
 from counting import chunks, contents, counts, document, documents
 from places import Place
 
-from shelflist import Chunk, Collection, Document, Progress
+from shelflist import Chunk, Collection, Document, Folder, Progress
 from shelflist.core.errors import InvalidInput, RemovalRefused, SourceConflict, UnreadableSource
 from shelflist.indexing.protocol import KnownDigests, Source, Unchanged, Unreadable
 
@@ -85,6 +86,31 @@ class TestSources:
         assert "'wiki'" in report.failures[0].error
         assert everything(docs) == ["fine", "mine"]
         assert docs.sync("p", chunks("edited"), source="wiki").failed == 0
+
+    @pytest.mark.parametrize("prefix", ["", "handbook/"])
+    def test_a_folder_inside_another_source_is_warned_of(self, place: Place, tmp_path: Path, prefix: str) -> None:
+        for name in ("docs/top.md", "docs/guide/a.md", "docs/guide/b.md", "docs-2/c.md", "other/guide/a.md"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(f"# {name}")
+        docs = place.open()
+
+        def synced(folder: str, **options: Any) -> list[str]:
+            source = Folder(tmp_path / folder, name=f"folder:{folder}", **options)
+            report = docs.sync_all(source, delete="missing", allow_removal=True)
+            assert report.failures == []
+            return report.warnings
+
+        assert synced("docs-2") == synced("other", prefix="other/") == []
+        assert synced("docs/guide", prefix=prefix) == []
+        (warning,) = synced("docs")
+        assert f"2 files are in the collection twice, such as {prefix}a.md" in warning
+        assert "of the source folder:docs/guide, and, below guide/, of folder:docs." in warning
+        ids = {one["document_id"]: one["source"] for one in docs.documents()}
+        twice = {f"{prefix}a.md", f"{prefix}b.md", "guide/a.md", "guide/b.md"}
+        assert twice <= set(ids) and ids["guide/a.md"] == "folder:docs" and ids[f"{prefix}b.md"] == "folder:docs/guide"
+        assert synced("docs/guide", prefix=prefix) == [warning]
+        assert synced("docs", exclude="/guide") == [] and synced("docs/guide", prefix=prefix) == []
+        assert "guide/a.md" not in {one["document_id"] for one in docs.documents() if one["source"] == "folder:docs"}
 
     def test_a_deleted_document_may_come_back_from_another_source(self, place: Place) -> None:
         docs = place.open()

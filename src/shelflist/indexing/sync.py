@@ -34,6 +34,7 @@ from shelflist.indexing.estimate import Estimate
 from shelflist.indexing.given import given_vectors
 from shelflist.indexing.handover import Handover
 from shelflist.indexing.identity import Digest, digest, label_bytes
+from shelflist.indexing.nesting import nesting_warnings
 from shelflist.indexing.plan import PlannedDocument, plan_document
 from shelflist.indexing.protocol import Source, Unchanged, Unreadable
 from shelflist.indexing.removal import Going, Spared, removal, require_few
@@ -131,6 +132,10 @@ class Sync:
             self._report.documents_parsed = getattr(documents, "parsed", 0)
             skipped: list[str] = getattr(documents, "skipped", [])
             self._report.files_skipped, self._report.skipped = len(skipped), skipped[:_SKIPPED_NAMED]
+            for tenant in self._sources:
+                self._report.warnings += nesting_warnings(
+                    self._ledger, self._collection.collection_id, tenant, self._source
+                )
         if not self._dry:
             self._report.purged += self._writer.purge()
             if self._wait == "searchable":

@@ -174,6 +174,15 @@ class Catalog:
                 ).fetchone()
         return int(found[0])
 
+    def sources(self, collection_id: int, tenant: str) -> list[str]:
+        """The names of the tenant's sources, those without a document too."""
+        with self._database.read(single=True) as tx:
+            rows = tx.execute(
+                "SELECT name FROM sl_sources WHERE collection_id = ? AND tenant_id = ? ORDER BY name",
+                (collection_id, tenant),
+            )
+            return [name for (name,) in rows]
+
     def complete_pass(self, source_ids: Sequence[int], *, changed: bool) -> None:
         """A pass read all of these sources. One that `changed` nothing is noted only if it is the first: a no-op
         writes nothing."""
