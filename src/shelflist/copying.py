@@ -16,6 +16,7 @@ from shelflist.opening import (
     check_marker,
     collection_names,
     generation_spec,
+    is_new_file,
     ledger_database,
     ledger_place,
     open_parts,
@@ -126,6 +127,8 @@ def open_twin(
     store = open_store(place, busy_timeout)
     database: Database | None = None
     try:
+        if is_new_file(ledger):
+            store.read_marker(name)  # a ledger that was made for a store that does not answer would be left behind
         database = ledger_database(place, store, ledger, busy_timeout)
         opened = Ledger(database)
         _refuse_same_place(place, store, opened, original)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from shelflist.config import INDEX_DATABASE, StoreUrl, parse_url, redact, require_no_file, require_no_options
 from shelflist.core.errors import (
@@ -156,7 +157,13 @@ def open_parts(
         raise CollectionNotFound(_not_found(name, place, ledger))
     store = open_store(place, busy_timeout)
     database: Database | None = None
+    embedder: Embedder | None = None
     try:
+        if is_new_file(ledger):
+            # What can fail is asked first: a ledger that was made for nothing would be left behind.
+            check_unmarked(store, place, ledger, name)
+            embedder = _embedder(wanted, None) if load_embedder else None
+            _settings(store, wanted, embedder)
         database = ledger_database(place, store, ledger, busy_timeout)
         if not create and not is_ledger(database):  # looking must not make tables in a database of somebody else's
             raise CollectionNotFound(_not_found(name, place, ledger))
@@ -169,7 +176,8 @@ def open_parts(
             store.write_marker(name, opened.ledger_id)
         where = ledger_place(place, ledger)
         check_marker(store, opened, place, where, name, known=record is not None)
-        embedder = _embedder(wanted, record) if load_embedder else None
+        if load_embedder and (embedder is None or record is not None):
+            embedder = _embedder(wanted, record)
         if record is None:
             record = _create(opened, store, name, wanted, embedder)
         else:
@@ -245,6 +253,12 @@ def ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_time
     return database
 
 
+def is_new_file(ledger: str | None) -> bool:
+    """Whether the ledger is a file that is yet to be made."""
+    where = None if ledger is None else parse_url(ledger)
+    return where is not None and where.scheme == "sqlite" and not Path(where.path).exists()
+
+
 def ledger_place(place: StoreUrl, ledger: str | None) -> str:
     """Where the ledger is, for people to read."""
     return str(place) if ledger is None else redact(ledger)
@@ -254,8 +268,7 @@ def _exists(place: StoreUrl, ledger: str | None) -> bool:
     """Whether there can be a collection; only what is asked of the file system, servers are asked when they are opened."""
     if place.scheme == "file":
         require_no_file(Path(place.path), "The index")
-    where = None if ledger is None else parse_url(ledger)
-    if where is not None and where.scheme == "sqlite" and not Path(where.path).exists():
+    if is_new_file(ledger):
         return False
     return place.scheme != "file" or (Path(place.path) / INDEX_DATABASE).exists()
 
@@ -265,16 +278,27 @@ def _not_found(name: str, place: StoreUrl, ledger: str | None, names: Sequence[s
     return f"No collection {name!r} at {place}.{there} Make it with: {typed(['shelflist init'], name, place, ledger)}"
 
 
+def check_unmarked(store: Store, place: StoreUrl, ledger: str | None, name: str) -> None:
+    """MarkerMismatch if the store's collection has a ledger, while this one is a file that is yet to be made."""
+    marker = store.read_marker(name)
+    if marker is not None and is_new_file(ledger):  # still: somebody else may be making both
+        raise _of_another_ledger(place, name, marker, f"{ledger_place(place, ledger)} is not there yet")
+
+
+def _of_another_ledger(place: StoreUrl, name: str, marker: str, this: str) -> MarkerMismatch:
+    return MarkerMismatch(
+        f"The collection {name!r} in the store {place} belongs to another ledger ({marker}); {this}. Open it with the ledger "
+        "it was made with (ledger=…, --ledger, SHELFLIST_LEDGER)."
+    )
+
+
 def check_marker(store: Store, ledger: Ledger, place: StoreUrl, where: str, name: str, *, known: bool) -> None:
     """MarkerMismatch unless the store's collection is this ledger's, which is at `where`."""
     marker = store.read_marker(name)
     if marker == ledger.ledger_id or (marker is None and not known):
         return
     if marker is not None:
-        raise MarkerMismatch(
-            f"The collection {name!r} in the store {place} belongs to another ledger ({marker}); this one, "
-            f"{where}, is {ledger.ledger_id}. Open it with the ledger it was made with (ledger=…, --ledger, SHELFLIST_LEDGER)."
-        )
+        raise _of_another_ledger(place, name, marker, f"this one, {where}, is {ledger.ledger_id}")
     if not store.capabilities.durable:
         raise MarkerMismatch(
             f"The ledger knows the collection {name!r}, and the store {place} has nothing of it: it does not outlive its "
@@ -298,6 +322,20 @@ def _embedder(wanted: Wanted, record: CollectionRecord | None) -> Embedder | Non
 
 
 def _create(ledger: Ledger, store: Store, name: str, wanted: Wanted, embedder: Embedder | None) -> CollectionRecord:
+    settings = _settings(store, wanted, embedder)
+    with ledger.database.write():
+        ledger.catalog.take_turns(name)
+        record = ledger.catalog.find(name)
+        if record is not None:  # somebody else made it between our look and our write
+            return record
+        record = ledger.catalog.create(name, **settings)
+        store.create(generation_spec(record))
+        store.write_marker(name, ledger.ledger_id)
+    return record
+
+
+def _settings(store: Store, wanted: Wanted, embedder: Embedder | None) -> dict[str, Any]:
+    """What a new collection is made with; ConfigError, EmbedderMismatch or UnsupportedIndex if there cannot be one."""
     if embedder is None:
         if not wanted.fingerprint or wanted.dimensions is None:
             raise ConfigError(
@@ -317,26 +355,16 @@ def _create(ledger: Ledger, store: Store, name: str, wanted: Wanted, embedder: E
     if tenancy not in ("none", "required"):
         raise ConfigError(f"tenancy={tenancy!r} is not known. Use 'none' or 'required'.")
     store.capabilities.require_index(wanted.index, metric, dimensions)
-    fields = Fields(wanted.fields)
-    with ledger.database.write():
-        ledger.catalog.take_turns(name)
-        record = ledger.catalog.find(name)
-        if record is not None:  # somebody else made it between our look and our write
-            return record
-        record = ledger.catalog.create(
-            name,
-            tenancy=tenancy,
-            fields=fields,
-            target_recall=recall,
-            embedder=None if embedder is None else embedder.spec,
-            fingerprint=fingerprint,
-            dimensions=dimensions,
-            metric=metric,
-            index=wanted.index,
-        )
-        store.create(generation_spec(record))
-        store.write_marker(name, ledger.ledger_id)
-    return record
+    return {
+        "tenancy": tenancy,
+        "fields": Fields(wanted.fields),
+        "target_recall": recall,
+        "embedder": None if embedder is None else embedder.spec,
+        "fingerprint": fingerprint,
+        "dimensions": dimensions,
+        "metric": metric,
+        "index": wanted.index,
+    }
 
 
 def _refuse_other_space(wanted: Wanted, fingerprint: str, dimensions: int) -> None:

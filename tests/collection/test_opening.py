@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from counting import CountingEmbedder, chunks, contents, document, documents, unit
+from late_store import LateStore
 from places import Place
 
 import shelflist
@@ -206,6 +207,40 @@ class TestPlaces:
             Place(f"file:{folder / 'empty'}", one.ledger).open()
         assert one.open().count() == 1
         one.close()
+
+    def test_an_opening_that_fails_leaves_no_ledger_behind(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        url, ledger = f"late://{folder.name}", folder / "apart" / "ledger.db"
+        source = Place(f"file:{folder / 'index'}")
+        source.open().sync("p", chunks("text"))
+        reading = LateStore.read_marker
+
+        def unreachable(store: LateStore, collection: str) -> str | None:
+            raise StoreUnavailable("The server cannot be reached.")
+
+        for answer, options, error in (
+            (unreachable, {}, StoreUnavailable),
+            (reading, {"embedder": "none-such:model"}, ConfigError),
+            (reading, {"embedder": None}, ConfigError),
+            (reading, {"index": Ivf()}, UnsupportedIndex),
+            (lambda *_: "another", {}, MarkerMismatch),
+        ):
+            monkeypatch.setattr(LateStore, "read_marker", answer)
+            with pytest.raises(error):
+                shelflist.open(url, "docs", ledger=f"sqlite:{ledger}", **options)
+            assert not ledger.parent.exists(), options
+        monkeypatch.setattr(LateStore, "read_marker", unreachable)
+        with pytest.raises(StoreUnavailable):
+            shelflist.copy(source.url, url, "docs", to_ledger=f"sqlite:{ledger}")
+        assert not ledger.parent.exists()
+
+        monkeypatch.setattr(LateStore, "read_marker", reading)
+        shelflist.open(url, "docs", ledger=f"sqlite:{ledger}").close()
+        monkeypatch.setattr(LateStore, "read_marker", unreachable)
+        for name in ("docs", "others"):
+            with pytest.raises(StoreUnavailable):
+                shelflist.open(url, name, ledger=f"sqlite:{ledger}")
+        assert ledger.exists() and shelflist.collections("memory:", f"sqlite:{ledger}") == ["docs"]
+        source.close()
 
     def test_a_memory_store_under_a_ledger_with_collections_is_refused(self, folder: Path) -> None:
         place = Place("memory:", f"sqlite:{folder / 'ledger.db'}")
