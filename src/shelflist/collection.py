@@ -17,7 +17,7 @@ from shelflist.core.errors import (
     TenantForbidden,
     TenantRequired,
 )
-from shelflist.core.fields import Fields
+from shelflist.core.fields import Fields, shown_value
 from shelflist.core.filters import Filter, prepare
 from shelflist.core.index_text import given_index
 from shelflist.core.log import log
@@ -49,7 +49,7 @@ from shelflist.ledger.documents import DocumentRecord
 from shelflist.opening import Opened, collection_names, open_parts
 from shelflist.searching.fusion import Fusion
 from shelflist.searching.inspection import Inspection
-from shelflist.searching.request import Request
+from shelflist.searching.request import Request, require_whole
 from shelflist.searching.search import Searcher
 from shelflist.wanted import UNSET, Unset, Wanted
 
@@ -316,6 +316,8 @@ class Collection:
         """
         parts = self._parts
         tenant = self._own_tenant()
+        require_whole("limit", limit)
+        require_whole("sample", sample)
         target = parts.record.target_recall if target is None else target
         if not isinstance(target, (int, float)) or not 0 < target <= 1:
             raise InvalidInput(f"target={target!r} is not a share between 0 and 1.")
@@ -346,6 +348,10 @@ class Collection:
 
         Each has `document_id`, `tenant`, `source`, `revision`, `chunks` (how many) and `updated_at` (seconds since 1970).
         """
+        if limit is not None:
+            require_whole("limit", limit, least=0)
+        if prefix is not None and not isinstance(prefix, str):
+            raise InvalidInput(f"prefix={prefix!r} is not text that document ids begin with.")
         return self._inspection().documents(limit, prefix)
 
     def show(self, document_id: str) -> dict[str, Any]:
@@ -358,6 +364,9 @@ class Collection:
 
     def why(self, document_id: str, query: str, where: Where = None) -> dict[str, Any]:
         """Why a document is, or is not, among the answers: each chunk's state, filter, and rank in every leg."""
+        if not isinstance(query, str):
+            raise InvalidInput(f"query={shown_value(query)} is not text: why is asked with the words of a search.")
+        self._query(query)
         tenant, condition = self._own_tenant(), prepare(where, self.fields)
         inspection, document_id = self._inspection(), checked_document_id(document_id)
         inspection.require(document_id)
@@ -370,6 +379,7 @@ class Collection:
         Beside it stand the numbers that were compared. TenantForbidden on a collection bound to a tenant.
         """
         self._whole("verify")
+        require_whole("sample", sample, least=0)
         return self._maintenance(progress).verify(sample)
 
     def repair(self, *, progress: ProgressListener | None = None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from shelflist.opening import (
     ledger_place,
     open_parts,
 )
+from shelflist.searching.request import require_whole
 from shelflist.stores.protocol import Store
 from shelflist.stores.registry import open_store, require_scheme
 from shelflist.wanted import Wanted
@@ -75,6 +76,7 @@ def copy_opened(
     progress: ProgressListener | None,
     busy_timeout: float,
 ) -> CopyReport:
+    require_whole("sample", sample, least=0)
     if parse_url(destination).scheme == "memory":
         raise ConfigError("memory: ends with the process, so nobody would find the copy. Copy to file:DIRECTORY.")
     twin = open_twin(

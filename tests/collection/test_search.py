@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -307,11 +307,48 @@ class TestOptions:
             {"params": {"exact": True}},
             {"rerank": 3},
             {"rerank": "cross-encoder"},
+            {"rerank_pool": True},
+            {"params": SearchParams(ef_search="many")},  # type: ignore[arg-type]
+            {"params": SearchParams(ef_search=-1)},
+            {"params": SearchParams(nprobe=0)},
+            {"params": SearchParams(nprobe=1.5)},  # type: ignore[arg-type]
+            {"params": SearchParams(exact="no")},  # type: ignore[arg-type]
         ],
     )
     def test_an_option_that_is_not_known_is_refused(self, docs: Collection, options: dict[str, Any]) -> None:
         with pytest.raises(InvalidInput):
             docs.search("river", **options)
+
+    @pytest.mark.parametrize(
+        ("ask", "argument"),
+        [
+            (lambda docs: docs.search("river", params=SearchParams(ef_search="many")), "ef_search='many'"),
+            (lambda docs: docs.search("river", params=SearchParams(nprobe=-2)), "nprobe=-2"),
+            (lambda docs: docs.search("river", params=SearchParams(exact=1)), "exact=1"),
+            (lambda docs: docs.why("d0", 3), "query=3"),
+            (lambda docs: docs.why("d0", unit("x")), "query=array"),
+            (lambda docs: docs.documents(limit="x"), "limit='x'"),
+            (lambda docs: docs.documents(limit=-1), "limit=-1"),
+            (lambda docs: docs.documents(prefix=3), "prefix=3"),
+            (lambda docs: docs.verify("all"), "sample='all'"),
+            (lambda docs: docs.recall(limit="x"), "limit='x'"),
+            (lambda docs: docs.recall(sample=0), "sample=0"),
+            (lambda docs: docs.copy_to("memory:", sample="x"), "sample='x'"),
+        ],
+    )
+    def test_an_odd_argument_is_named(
+        self, docs: Collection, ask: Callable[[Collection], object], argument: str
+    ) -> None:
+        with pytest.raises(InvalidInput) as refused:
+            ask(docs)
+        assert str(refused.value).startswith(argument)
+
+    def test_arguments_that_are_as_they_should_be(self, docs: Collection) -> None:
+        names = [one["document_id"] for one in docs.documents()]
+        assert [one["document_id"] for one in docs.documents(limit=1)] == names[:1]
+        assert docs.documents(limit=0) == [] and len(docs.documents(prefix=names[0])) >= 1
+        assert docs.why(names[0], "river")["query"] == "river"
+        assert docs.search("river", params=SearchParams(exact=False)) and docs.verify(sample=0)["ok"]
 
     @pytest.mark.parametrize("mode", ["keyword", "hybrid"])
     def test_a_vector_alone_has_no_words(self, docs: Collection, mode: Any) -> None:

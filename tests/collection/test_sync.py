@@ -279,6 +279,32 @@ class TestFailures:
         assert docs.sync("p", chunks("new")).failed == 0
         assert found(docs) == ["new"]
 
+    @pytest.mark.parametrize("member", ["embed_query", "token_counts"])
+    def test_what_any_part_of_an_embedder_raises_shows_no_secret(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, member: str
+    ) -> None:
+        docs = place.open()
+        docs.sync("p", chunks("text"))
+
+        def ask() -> object:
+            return docs.search("text", mode="dense") if member == "embed_query" else docs.sync("q", chunks("more"))
+
+        def refuse(*_: object) -> object:
+            raise RuntimeError("no model for Bearer abc123def, api_key=hunter2")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(place.embedder), member, refuse, raising=False)
+            with pytest.raises(EmbedderError, match=r"^counting: RuntimeError: no model for Bearer \*\*\*") as caught:
+                ask()
+            assert "api_key=***" in str(caught.value) and "hunter2" not in str(caught.value)
+            if member == "token_counts":
+                with pytest.raises(EmbedderError, match=r"Bearer \*\*\*"):
+                    docs.plan([Document("q", chunks("more"))])
+                patch.setattr(type(place.embedder), member, lambda *_: [], raising=False)
+                with pytest.raises(EmbedderError, match="returned 0 token counts for 1 texts"):
+                    ask()
+        ask()
+
     def test_a_dead_embedder_stops_the_pass_and_bad_texts_do_not(self, place: Place) -> None:
         docs = place.open()
         place.embedder.outage = RuntimeError("no model for Bearer abc123def, api_key=hunter2")

@@ -7,10 +7,10 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
-from shelflist.config import without_secrets
-from shelflist.core.errors import ConfigError, EmbedderError, EmbedderMismatch, ShelflistError, Transient
+from shelflist.core.errors import ConfigError, EmbedderError, EmbedderMismatch, Transient
 from shelflist.core.log import log
 from shelflist.core.types import SyncReport, Vector
+from shelflist.embedders.asking import named_errors, token_counts
 from shelflist.generation import Generation
 from shelflist.indexing.plan import PlannedDocument
 from shelflist.ledger.leases import Owner
@@ -60,7 +60,7 @@ class VectorSource:
         """Of all new texts: a chunk has its count, and a cut one is named, also where the vector is there already."""
         if self._embedder is None:
             return {}
-        return dict(zip(texts, self._embedder.token_counts(list(texts.values())), strict=True))
+        return dict(zip(texts, token_counts(self._embedder, list(texts.values())), strict=True))
 
     def _warn_of_cut_texts(
         self, planned: Sequence[PlannedDocument], counts: dict[bytes, int], report: SyncReport
@@ -212,14 +212,8 @@ class VectorSource:
 
     def _call(self, texts: Sequence[str]) -> Vector:
         assert self._embedder is not None
-        try:
+        with named_errors(self._embedder):
             rows = np.asarray(self._embedder.embed_documents(texts), dtype=np.float32)
-        except ShelflistError:
-            raise
-        except Exception as error:
-            raise EmbedderError(
-                f"{self._embedder.fingerprint}: {type(error).__name__}: {without_secrets(str(error))}"
-            ) from error
         if rows.shape != (len(texts), self._collection.dimensions):
             raise EmbedderError(
                 f"{self._embedder.fingerprint} returned an array of shape {rows.shape} for {len(texts)} texts; the "

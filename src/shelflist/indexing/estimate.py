@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shelflist.core.types import Document, SyncReport
+from shelflist.embedders.asking import token_counts
 from shelflist.embedders.protocol import Embedder
 from shelflist.indexing.embedding import VectorSource
 from shelflist.indexing.identity import document_name
@@ -60,5 +61,5 @@ class Estimate:
         self._report.cached += len(cached)
         self._report.embedded += len(needed)
         if self._embedder and needed:
-            self._report.tokens += sum(self._embedder.token_counts(needed))
+            self._report.tokens += sum(token_counts(self._embedder, needed))
         count_changes(planned, self._report)

@@ -8,9 +8,17 @@ from typing import Literal
 
 from shelflist.core.capabilities import Capabilities
 from shelflist.core.errors import InvalidInput, UnsupportedIndex
+from shelflist.core.fields import shown_value
 from shelflist.core.filters.nodes import Filter
 from shelflist.core.types import Mode, Reranker, SearchParams
 from shelflist.searching.fusion import Fusion
+
+
+def require_whole(name: str, value: object, *, least: int = 1) -> None:
+    """InvalidInput, naming the argument, unless it is an int from `least` on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        kind = "a positive int" if least == 1 else f"an int from {least} on"
+        raise InvalidInput(f"{name}={shown_value(value)} is not {kind}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +37,7 @@ class Request:
     rerank_pool: int = 50
 
     def __post_init__(self) -> None:
-        if not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1:
-            raise InvalidInput(f"limit={self.limit!r} is not a positive int.")
+        require_whole("limit", self.limit)
         if self.mode not in (None, "dense", "keyword", "hybrid"):
             raise InvalidInput(f"mode={self.mode!r} is not known. Use 'dense', 'keyword' or 'hybrid'.")
         if self.fusion not in ("convex", "rrf", "native"):
@@ -45,6 +52,11 @@ class Request:
             raise InvalidInput(
                 f"params={self.params!r} is no SearchParams. Give for example params=SearchParams(exact=True), or leave it out."
             )
+        for setting in ("ef_search", "nprobe"):
+            if getattr(self.params, setting) is not None:
+                require_whole(setting, getattr(self.params, setting))
+        if not isinstance(self.params.exact, bool):
+            raise InvalidInput(f"exact={shown_value(self.params.exact)} is neither True nor False.")
         if self.rerank is not None and not callable(self.rerank):
             raise InvalidInput(
                 f"rerank={self.rerank!r} cannot be called. Give a function of the query and its hits that returns one score "
@@ -55,8 +67,7 @@ class Request:
                 f"A {self.mode} search has one leg and nothing to fuse. Leave fusion= and alpha= (--fusion, --alpha) out, or "
                 "use mode='hybrid'."
             )
-        if not isinstance(self.rerank_pool, int) or self.rerank_pool < 1:
-            raise InvalidInput(f"rerank_pool={self.rerank_pool!r} is not a positive int.")
+        require_whole("rerank_pool", self.rerank_pool)
 
     def require_settings(self, capabilities: Capabilities) -> None:
         """UnsupportedIndex for a setting of an index kind that the store has not."""

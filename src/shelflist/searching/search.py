@@ -28,6 +28,7 @@ from shelflist.core.types import (
     SearchParams,
     Vector,
 )
+from shelflist.embedders.asking import named_errors
 from shelflist.engine.exact import distances, prepared, score
 from shelflist.generation import Generation
 from shelflist.ledger.documents import LiveChunk
@@ -109,7 +110,8 @@ class Searcher:
                 f"The collection {self._collection.name!r} has no embedder ({self._collection.fingerprint}): search it "
                 "with a vector (--vector FILE), or with mode='keyword' (--mode keyword)."
             )
-        return np.asarray(self._embedder.embed_query(text), dtype=np.float32)
+        with named_errors(self._embedder):
+            return np.asarray(self._embedder.embed_query(text), dtype=np.float32)
 
     def ranks(self, text: str, tenant: str | None, filter: Filter | None) -> Ranks:
         """Rank (from 1) and value of every matching point in each leg, and fused: what `why` shows."""
