@@ -78,7 +78,7 @@ def load_filters(rows: Rows, queries: Any) -> list[Filtered]:
     for one in json.loads((place / "filters_1k.json").read_text()):
         name, definition = one["name"], one["definition"]
         if isinstance(definition, dict):
-            where = [_where(definition)] * number
+            where = [where_of(definition)] * number
             matching = [np.flatnonzero(_matches(definition, columns))] * number
         else:
             tenants = _tenants(given)[:number]
@@ -129,13 +129,13 @@ def _field(column: str) -> str:
     return next((field for field, one in _COLUMNS.items() if one == column), column)
 
 
-def _where(definition: dict[str, Any]) -> dict[str, Any]:
+def where_of(definition: dict[str, Any]) -> dict[str, Any]:
     """A definition of the file in Shelflist's own words."""
     ((key, value), *_) = definition.items()
     if key == "and":
-        return {"$and": [_where(one) for one in value]}
+        return {"$and": [where_of(one) for one in value]}
     if key == "not":
-        return {"$not": _where(value)}
+        return {"$not": where_of(value)}
     return {_field(key): {_OPERATORS[operator]: operand for operator, operand in value.items()}}
 
 

@@ -26,6 +26,9 @@ class Hnswlib:
         self.loaded = time.perf_counter() - started
         self._index.set_num_threads(1)
 
+    def save(self, path: Path) -> None:
+        self._index.save_index(str(path))
+
     def ask(self, queries: Any, effort: int) -> Callable[[int], Any]:
         self._index.set_ef(effort)
         query = self._index.knn_query
@@ -168,7 +171,11 @@ class LanceDb:
 
         def ask(number: int) -> Any:
             query = self._table.search(queries[number]).distance_type("cosine").ef(effort).limit(10)
-            return query.where(conditions[number], prefilter=True).select(["text", "row", "metadata", "_distance"]).to_list()
+            return (
+                query.where(conditions[number], prefilter=True)
+                .select(["text", "row", "metadata", "_distance"])
+                .to_list()
+            )
 
         return ask
 

@@ -388,7 +388,9 @@ def test_an_index_that_the_destination_lacks(files: Pair) -> None:
         files.copy(index=Ivf(quantization="half"))
     assert shelflist.collections(files.target.url) == []
     with sqlite3.connect(files.source.databases()[0]) as connection:  # as if the source had such an index
-        connection.execute("""UPDATE sl_generations SET index_spec = '{"nlist": 8, "quantization": "half", "kind": "ivf"}'""")
+        connection.execute(
+            """UPDATE sl_generations SET index_spec = '{"nlist": 8, "quantization": "half", "kind": "ivf"}'"""
+        )
     connection.close()
     report = files.copy()
     assert "has not the index Ivf(nlist=8" in report.warnings[0]
