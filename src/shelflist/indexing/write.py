@@ -157,7 +157,7 @@ class Writer:
         """Delete the condemned points whose grace has passed, in bounded batches; returns how many."""
         purged = 0
         generation = self._collection.generation_id
-        while self._ledger.revisions.due(generation, 1):
+        while self._ledger.revisions.due(generation, 1, grace=self._grace):
             if self.together:
                 with self._ledger.database.write():  # what is due in here is ours alone
                     done = self._purge_some(generation)
@@ -169,7 +169,7 @@ class Writer:
         return purged
 
     def _purge_some(self, generation: int) -> int:
-        due = self._ledger.revisions.due(generation, _PURGE_BATCH)
+        due = self._ledger.revisions.due(generation, _PURGE_BATCH, grace=self._grace)
         if not due:
             return 0
         self._vectors.keep(due)

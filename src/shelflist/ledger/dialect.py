@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol
@@ -32,8 +31,7 @@ _ARRAYS = {bytes: "bytea[]", str: "text[]", int: "bigint[]"}
 class Dialect(Protocol):
     """`greatest`: the function for the larger of two values. `lock`: ends a SELECT of rows that nobody else may change
     until the transaction ends; `claim`: the same for the rows of `s`, passing over those that others hold. `clock`: the
-    time of this statement; its `?` takes what `moment` gives. `longest_id`: bytes that a tenant and a document_id may have
-    together.
+    time at which this statement runs. `longest_id`: bytes that a tenant and a document_id may have together.
     """
 
     greatest: str
@@ -41,8 +39,6 @@ class Dialect(Protocol):
     claim: str
     clock: str
     longest_id: int
-
-    def moment(self) -> tuple[Any, ...]: ...
 
     def script(self, text: str) -> str:
         """A migration in this dialect's words."""
@@ -88,11 +84,8 @@ class Dialect(Protocol):
 class SqliteDialect:
     greatest = "max"
     lock = claim = ""
-    clock = "?"
+    clock = "sl_now()"
     longest_id = 2**31
-
-    def moment(self) -> tuple[Any, ...]:
-        return (time.time(),)
 
     def script(self, text: str) -> str:
         return _without(text, "postgres")
@@ -154,9 +147,6 @@ class PostgresDialect:
     def __init__(self) -> None:
         self._new = 0
         self._known: int | None = None
-
-    def moment(self) -> tuple[Any, ...]:
-        return ()
 
     def script(self, text: str) -> str:
         text = "\n".join(line.split("--")[0] for line in _without(text, "sqlite").splitlines())

@@ -88,6 +88,8 @@ class Documents:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sql = dialect_of(database)
+        # What is stamped with a time to come was switched before the clock was set back, not since then.
+        self._switched_since = f"d.updated_at BETWEEN ? AND {self._sql.clock}"
 
     def find(self, collection_id: int, tenant: str, document_ids: Sequence[str]) -> dict[str, DocumentRecord]:
         """Records by document_id, removed ones included: their revision still fences late writers.
@@ -217,7 +219,7 @@ class Documents:
             for part in self._sql.parts(point_ids):
                 chosen, ids = self._sql.among("c.point_id", part)
                 rows = tx.execute(
-                    f"SELECT d.updated_at >= ?, s.index_status = 'indexed', {_SHOWN} FROM sl_chunks c "
+                    f"SELECT {self._switched_since}, s.index_status = 'indexed', {_SHOWN} FROM sl_chunks c "
                     "JOIN sl_documents d ON d.document_key = c.document_key "
                     "LEFT JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
                     f"WHERE {chosen}{own}",
@@ -275,7 +277,7 @@ class Documents:
             for part in self._sql.parts(asked):
                 chosen, ids = self._sql.among("c.point_id", part)
                 rows = tx.execute(
-                    "SELECT c.point_id, d.updated_at >= ?, s.index_status = 'indexed' FROM sl_chunks c "
+                    f"SELECT c.point_id, {self._switched_since}, s.index_status = 'indexed' FROM sl_chunks c "
                     "JOIN sl_documents d ON d.document_key = c.document_key "
                     "LEFT JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
                     f"WHERE {chosen}",

@@ -9,7 +9,7 @@ import numpy as np
 from shelflist.core.transaction import Database, Transaction
 from shelflist.core.types import Vector
 from shelflist.ledger.dialect import dialect_of
-from shelflist.ledger.leases import is_dead
+from shelflist.ledger.leases import has_run_out, is_dead
 
 _CLAIM_SECONDS = 300.0
 """A call to an embedder may take minutes; a claim of a dead process of this host is not waited for."""
@@ -90,7 +90,7 @@ class Embeddings:
             )
             for one, holder, until in rows:
                 if holder != owner:
-                    found[one] = holder, until >= now and not is_dead(holder)
+                    found[one] = holder, not (has_run_out(until, now, _CLAIM_SECONDS) or is_dead(holder))
         return found
 
     def forget(self, fingerprint: str, hashes: Sequence[bytes]) -> None:

@@ -37,6 +37,12 @@ def machine() -> str:
     return " ".join(parts)
 
 
+def has_run_out(until: float, now: float, seconds: float) -> bool:
+    """Whether a lease of so many seconds is over. One that ends much later than it could if it were given now is, too: the
+    clock was set back since, and nobody should wait until it has caught up."""
+    return not now <= until <= now + 2 * seconds
+
+
 def is_dead(owner: str) -> bool:
     """Whether the owner was a process of this host that no longer runs."""
     where, pid, _ = owner.rsplit(":", 2)

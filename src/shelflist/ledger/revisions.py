@@ -17,7 +17,7 @@ from shelflist.core.transaction import Database, Transaction
 from shelflist.core.types import IndexStatus
 from shelflist.ledger.dialect import dialect_of
 from shelflist.ledger.documents import current_revisions
-from shelflist.ledger.leases import LEASE_SECONDS, Owner, is_dead
+from shelflist.ledger.leases import LEASE_SECONDS, Owner, has_run_out, is_dead
 from shelflist.ledger.records import Condemned, KeptChunk, NewChunk, Revision, Unfinished
 
 __all__ = ["Condemned", "KeptChunk", "NewChunk", "Revision", "Revisions", "Unfinished"]
@@ -250,7 +250,6 @@ class Revisions:
             self._condemn(tx, generation_id, [key for one in winners for key in one.removed], now + grace)
             self._condemn(tx, generation_id, [chunk.chunk_key for one in losers for chunk in one.new], now + grace)
             # Last, so that the time it is stamped with is nearly that of the commit: searches compare it with their start.
-            moment = self._sql.moment()
             self._sql.each(
                 tx,
                 f"UPDATE sl_documents SET revision = ?, next_revision = {self._sql.greatest}(next_revision, ?), digest = ?, "
@@ -267,7 +266,6 @@ class Revisions:
                         len(one.new) + len(one.kept),
                         now if one.removes_document else None,
                         max(one.fence, begun.get(one.document_key, 0)),
-                        *moment,
                         one.document_key,
                     )
                     for one in winners
@@ -356,16 +354,19 @@ class Revisions:
                 ((fence, fence, fence, source_digest, key) for key, fence, source_digest in documents),
             )
 
-    def due(self, generation_id: int, limit: int) -> list[Condemned]:
-        """Condemned points whose grace has passed. In a write transaction they are the caller's until it ends, and those
+    def due(self, generation_id: int, limit: int, *, grace: float = LEASE_SECONDS) -> list[Condemned]:
+        """Condemned points whose grace, as long as this one or shorter, has passed. In a write transaction they are the caller's until it ends, and those
         that another transaction is purging are passed over."""
         with self._database.read(single=True) as tx:
             claim = self._sql.claim if tx.writable else ""
+            now = self._database.now()
+            # Condemned for long after that: by a clock that was set back since.
             rows = tx.execute(
                 "SELECT c.chunk_key, c.point_id, c.text_hash, c.embedding_hash FROM sl_states s "
-                "JOIN sl_chunks c ON c.chunk_key = s.chunk_key WHERE s.generation_id = ? AND s.purge_after <= ? "
+                "JOIN sl_chunks c ON c.chunk_key = s.chunk_key WHERE s.generation_id = ? "
+                "AND (s.purge_after <= ? OR s.purge_after > ?) "
                 f"LIMIT ? {claim}",
-                (generation_id, self._database.now(), limit),
+                (generation_id, now, now + 2 * max(grace, LEASE_SECONDS), limit),
             )
             return [Condemned(*row) for row in rows]
 
@@ -393,7 +394,7 @@ class Revisions:
                 "lease_owner, lease_until FROM sl_revisions WHERE generation_id = ?",
                 (generation_id,),
             ).fetchall()
-        open_work = [row for row in rows if row[9] < now or is_dead(row[8])]
+        open_work = [row for row in rows if has_run_out(row[9], now, LEASE_SECONDS) or is_dead(row[8])]
         claimed: list[tuple[Any, ...]] = []
         if not open_work:
             return []

@@ -96,8 +96,9 @@ class EmbeddedKeywords:
         """
         self._settle(tx, name)
         place, stamp = _place(tx, name)
-        query = f"SELECT row FROM {name}_unlisted WHERE since < ?"
-        due = [row for (row,) in tx.execute(query, (time.time() - _UNLISTED_GRACE,))]
+        now = time.time()  # who was deleted later than that, was before the clock was set back
+        query = f"SELECT row FROM {name}_unlisted WHERE since NOT BETWEEN ? AND ?"
+        due = [row for (row,) in tx.execute(query, (now - _UNLISTED_GRACE, now))]
 
         def write_rows() -> tuple[int, KeywordIndex]:
             index = self._index(name, place, stamp)
