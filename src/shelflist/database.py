@@ -27,6 +27,8 @@ _PAGE_SIZE = 8_192
 _PAGES_BETWEEN_CHECKPOINTS = 8_000
 """64 MB of log; SQLite's own 1,000 has large writes copied into the file at each commit, and synced once more."""
 _LITTLE_SPACE = 1_000_000
+_WRITE_LOCK = "120"
+"""The byte of the file NAME-shm that SQLite locks for the one writer of a log."""
 
 
 class SqliteTransaction:
@@ -259,7 +261,7 @@ class SqliteDatabase:
             waited = time.monotonic() - started
             if waited > self.busy_timeout:
                 raise LedgerBusy(
-                    f"Another process has been writing to {self.path} for more than {self.busy_timeout:g} s. "
+                    f"{_writer_of(self.path)} has been writing to {self.path} for more than {self.busy_timeout:g} s. "
                     "Wait for it to finish, or stop it, then run this again."
                 )
             if waited > _SLOW_WAIT and not said:
@@ -298,6 +300,25 @@ class SqliteDatabase:
         if "locked" in text or "busy" in text:
             return LedgerBusy(f"{place} is locked by another process. Run this again when it has finished.")
         return StoreError(f"{place}: {text}")
+
+
+def _writer_of(path: Path | None) -> str:
+    """The process that holds the write lock, by its number where the system tells."""
+    try:
+        wanted = str(Path(f"{path}-shm").stat().st_ino)
+        for lock in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            _, _, _, kind, pid, file, first, _ = lock.replace("-> ", "").split()
+            if (
+                (kind, file.rpartition(":")[2], first) == ("WRITE", wanted, _WRITE_LOCK)
+                and pid.isdecimal()
+                and pid != "0"
+            ):
+                return (
+                    f"Another process ({pid})" if int(pid) != os.getpid() else f"Another handle of this process ({pid})"
+                )
+    except (OSError, ValueError):
+        pass
+    return "Another process"
 
 
 def _may_write(path: Path) -> bool:
