@@ -165,7 +165,7 @@ def readers(index: Path) -> Iterator[Readers]:
         for end in found.ends:
             end.send(None)
         for process in processes:
-            process.join(PATIENCE)
+            process.join(5)
         assert [process.exitcode for process in processes] == [0] * READERS
     finally:
         for process in processes:
