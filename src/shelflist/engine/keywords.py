@@ -134,13 +134,18 @@ class KeywordIndex:
                 if _Meta.read(self.path) == meta:  # else another process has merged segments meanwhile
                     raise
 
-    def require(self, stamp: int) -> None:
-        """Raise KeywordIndexDamaged unless the files hold the write with this stamp: an old copy put back does not."""
-        if self.path is not None:
-            with _damage_named(self.path):
-                found = _Meta.read(self.path).opstamp
-            if found < stamp:
-                raise KeywordIndexDamaged(f"{self.path} is older than its rows")
+    def require(self, stamp: int) -> bool:
+        """Raise KeywordIndexDamaged unless the files hold the write with this stamp: an old copy put back does not.
+
+        Returns whether they hold a later one too.
+        """
+        if self.path is None:
+            return False
+        with _damage_named(self.path):
+            found = _Meta.read(self.path).opstamp
+        if found < stamp:
+            raise KeywordIndexDamaged(f"{self.path} is older than its rows")
+        return found > stamp
 
     @property
     def rows(self) -> int:

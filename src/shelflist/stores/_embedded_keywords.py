@@ -71,7 +71,10 @@ class EmbeddedKeywords:
         """The index as this transaction sees it; CacheDamaged or StoreError for what goes wrong in the block."""
         self._settle(tx, name)
         try:
-            yield self._index(name, *_place(tx, name))
+            place, stamp = _place(tx, name)
+            if self._lacks_rows(tx, name, place, stamp):
+                raise self._lacking(place)
+            yield self._index(name, place, stamp)
         except KeywordIndexDamaged as error:
             raise _damaged(error) from error
         except OSError as error:
@@ -98,9 +101,12 @@ class EmbeddedKeywords:
         place, stamp = _place(tx, name)
         now = time.time()  # who was deleted later than that, was before the clock was set back
         query = f"SELECT row FROM {name}_unlisted WHERE since NOT BETWEEN ? AND ?"
+        lacks_rows = self._lacks_rows(tx, name, place, stamp)
         due = [row for (row,) in tx.execute(query, (now - _UNLISTED_GRACE, now))]
 
         def write_rows() -> tuple[int, KeywordIndex]:
+            if lacks_rows:
+                raise self._lacking(place)
             index = self._index(name, place, stamp)
             return index.write(words, deleted=due, expected=stamp, above=above), index
 
@@ -175,6 +181,32 @@ class EmbeddedKeywords:
             index.require(stamp)
             self._opened[name] = (place, stamp, index)
             return index
+
+    def _lacks_rows(self, tx: SqliteTransaction, name: str, place: str, stamp: int) -> bool:
+        """Whether an index that is ahead of the database has dropped rows that are there.
+
+        After a crash it never has, as it drops only what was deleted long before. But a database that was put back from a
+        backup has rows which have been deleted since. An index that this process has opened was looked at then.
+        """
+        with self._lock:
+            known = self._opened.get(name)
+        if known is not None and known[0] == place:
+            return False
+        try:
+            index = self._index(name, place, stamp)
+            if not index.require(stamp):
+                return False
+            living, last = tx.execute(f"SELECT count(*), coalesce(max(row), 0) FROM {name}").fetchone()
+            lacks = index.rows_up_to(last) < living
+        except (KeywordIndexDamaged, OSError):
+            return False  # whoever uses it finds that out, and knows what to do
+        if lacks:
+            with self._lock:
+                self._opened.pop(name, None)
+        return lacks
+
+    def _lacking(self, place: str) -> KeywordIndexDamaged:
+        return KeywordIndexDamaged(f"{self.path / place} lacks rows of the database, which was put back from a backup")
 
     def _make(self, place: str, rows: Sequence[KeywordRow]) -> tuple[int, KeywordIndex]:
         try:
