@@ -25,7 +25,7 @@ from shelflist.engine.view import MOST_GONE, Base, Matches, View
 FEW_MATCHES = 3_000
 """Up to so many are compared exactly: no index is quicker."""
 _MOST = 0.6
-"""Share of all rows from which a filter is left to the graph first."""
+"""Share of all rows that must live and match for the graph to be asked first: among the dead it loses its way."""
 _UNKNOWN_FILTER = 1.5
 """A filter that nothing was measured for may be correlated against the query, and is looked at so much deeper."""
 
@@ -50,7 +50,7 @@ def search(
     split = view.base_count
     found: Positions | None = None
     plan = ""
-    if base.graph is not None and (matches.is_all or matches.count >= _MOST * view.count):
+    if base.graph is not None and matches.count >= _MOST * view.count:
         found, plan = _by_graph(base, base.graph, matches, query, limit, params, index, has_dead=view.alive is not None)
     if base.cells is not None and (matches.is_all or matches.count >= _MOST * view.count):
         found, plan = _by_cells(base, base.cells, matches, query, limit, params, index, has_dead=view.alive is not None)
