@@ -25,7 +25,7 @@ import pytest
 from counting import CountingEmbedder, contents, document, documents
 
 import shelflist
-from shelflist import Chunk, Document
+from shelflist import Chunk, Document, Hnsw
 from shelflist.cli.main import run
 from shelflist.core.errors import LedgerBusy, StoreDamaged, StoreFull, StoreReadOnly
 
@@ -280,6 +280,49 @@ def test_a_full_disk_through_the_command_line(small_disk: Path, capfd: pytest.Ca
     assert len(embedder.texts) == len(
         set(embedder.texts)
     )  # what was paid for before the disk was full is not paid twice
+
+
+def test_a_disk_that_is_full_while_the_vector_index_is_built(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At each of its files: searches go on without it, nothing half is left, and it is there when there is space."""
+    index, filler = small_disk / "index", small_disk / "filler"
+    pages = documents(200)
+
+    def open_it() -> shelflist.Collection:
+        return opened(index, index=Hnsw(indexing_threshold=100, full_scan_threshold=0))
+
+    def snapshots() -> list[Path]:
+        return [path for path in (index / "vectors").iterdir() if path.is_dir()]
+
+    with open_it() as collection:
+        collection.sync_all(pages)
+    (built,) = snapshots()
+    size = sum(file.stat().st_blocks * 512 for file in built.iterdir())
+    failed = 0
+    for free in range(0, 2 * size, 8_192):
+        for path in snapshots():
+            shutil.rmtree(path)
+        caplog.clear()
+        with open_it() as collection:
+            collection.search("d7 first", mode="dense")
+            filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - free))
+            collection.sync_all(pages)  # no page has changed: only the index is due
+            collection._parts.store._vectors.wait()
+            filler.unlink()
+        if snapshots():
+            break
+        (warning,) = (one for one in said(caplog) if "could not be built" in one)
+        assert "No space is left" in warning and str(index) in warning and "Free some space" in warning
+        failed += 1
+        with open_it() as collection:
+            assert collection.search("d7 first", mode="dense", limit=1)[0].content == "d7 first"
+    assert failed >= 5
+    with open_it() as collection:
+        collection.sync_all(pages)
+    with open_it() as collection:
+        assert collection.search("d7 first", mode="dense").plan.startswith("dense: graph of 400 rows")
+        assert collection.verify()["ok"]
 
 
 # Two writers.

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shelflist.core.errors import LedgerBusy, StoreFull
 from shelflist.core.fields import Fields
 from shelflist.core.filters import F, prepare
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Metric, Point, SearchParams, Vector
@@ -519,8 +520,29 @@ def test_a_full_disk_while_building(
     store.build(SPEC)
     store._vectors.wait()
     assert any("could not be built" in one for one in caplog.messages)
+    with pytest.raises(StoreFull, match=r"No space is left.*shelflist repair"):
+        store.repair(SPEC)
     assert snapshot_of(place) == before
     assert_recall(store)
+
+
+def test_a_writer_that_holds_the_store_for_long_while_building(
+    place: Path, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(snapshot_of(place))
+    hurried = EmbeddedStore(place, busy_timeout=0.1)
+    with store.database.write():
+        hurried.build(SPEC)
+        hurried._vectors.wait()
+        with pytest.raises(LedgerBusy, match="has been writing"):
+            hurried._vectors.rebuild(SPEC)
+    (warning,) = (one for one in caplog.messages if "could not be built" in one)
+    assert "has been writing" in warning
+    assert [path for path in (place / "vectors").iterdir() if path.is_dir()] == []
+    hurried.build(SPEC)
+    hurried._vectors.wait()
+    assert plan(hurried).startswith("graph of 600 rows")
+    hurried.close()
 
 
 _CHILD = """

@@ -6,6 +6,7 @@ system's on a file, so it goes with a process that dies; what such a process lef
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from shelflist.core.errors import StoreError, StoreFull
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf
 from shelflist.database import SqliteDatabase
@@ -94,7 +96,16 @@ class Compaction:
         return False
 
     def run(self) -> bool:
-        """Build and publish a snapshot; False if another process is at it, or there is too little to build."""
+        """Build and publish a snapshot; False if another process is at it, or there is too little to build.
+
+        Raises StoreFull or StoreError if it cannot be written; what was there goes on answering.
+        """
+        try:
+            return self._run()
+        except (OSError, RuntimeError) as error:  # the latter is how FAISS tells of a full disk
+            raise self._unwritten(error) from error
+
+    def _run(self) -> bool:
         with _alone(self._directory / f"{self._spec.name}.lock") as is_alone:
             if not is_alone:
                 return False
@@ -116,6 +127,17 @@ class Compaction:
             if not (enough and published):
                 shutil.rmtree(place, ignore_errors=True)
             return enough and published
+
+    def _unwritten(self, error: OSError | RuntimeError) -> StoreError:
+        if os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error):
+            return StoreFull(
+                f"No space is left to build the vector index in {self._directory} ({error}). "
+                "Free some space, then run: shelflist repair"
+            )
+        return StoreError(
+            f"The vector index in {self._directory} cannot be written ({error}). Check the disk and the permissions "
+            "there, then run: shelflist repair"
+        )
 
     def _copy_rows(self, place: Path) -> tuple[Moment, int]:
         """The living rows of one transaction, as files."""

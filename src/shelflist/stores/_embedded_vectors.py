@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from shelflist.core.errors import StoreError, TenantRequired
+from shelflist.core.errors import ShelflistError, TenantRequired
 from shelflist.core.log import log
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import SearchParams, Vector
@@ -185,9 +185,9 @@ def by_ids(tx: Transaction, select: str, point_ids: Sequence[bytes]) -> list[tup
 def _built(compaction: Compaction) -> None:
     try:
         compaction.run()
-    except (StoreError, OSError) as error:
+    except ShelflistError as error:
         # The rows are whole and answer for themselves; the next pass tries again.
-        log.warning("The snapshot of the vectors could not be built (%s). Searches go on without it.", error)
+        log.warning("The snapshot of the vectors could not be built, and searches go on without it. %s", error)
 
 
 def _pack(view: View, matches: Matches, spec: GenerationSpec) -> None:
