@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from counting import chunks, contents, document
@@ -56,6 +57,27 @@ def test_syncs_and_searches_go_on(place: Place, clock: Clock, step: float) -> No
     docs.sync("new", chunks("a crane"))
     assert contents(docs.search("heron", limit=20)) == ["a crane", "heron 0", "heron 1", "pond 0", "pond 1"]
     assert docs.verify()["ok"]
+
+
+def test_a_switch_just_as_the_clock_is_set_back_is_noticed(
+    place: Place, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not place.apart:
+        return
+    docs = place.open()
+    docs.sync("p", chunks("heron lake", "heron pond"))
+    store = docs._parts.store
+    search = store.search
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        found = search(*arguments, **options)
+        if not clock.ahead:
+            clock.ahead = -DAY
+            docs.sync("p", chunks("heron marsh"))
+        return found
+
+    monkeypatch.setattr(store, "search", interrupted)
+    assert contents(docs.search("heron", mode="dense")) == ["heron marsh"]
 
 
 def test_what_was_condemned_is_purged_in_time(directory: Place, clock: Clock) -> None:
