@@ -146,8 +146,8 @@ class Sync:
         return self._report
 
     def _build(self) -> None:
-        changed = self._has_changed()
-        if self._progress and changed and not self._generation.store.capabilities.builds_aside:
+        changed, claims = self._has_changed(), self._generation.store.capabilities
+        if self._progress and changed and not claims.builds_aside and claims.index_kinds > {"flat"}:
             self._progress(Progress("building the vector index", 0, None, "vectors"))
         self._writer.build(changed=changed)
 
