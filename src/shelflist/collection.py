@@ -363,15 +363,19 @@ class Collection:
         return self._inspection().document(checked_document_id(document_id))
 
     def why(self, document_id: str, query: str, where: Where = None) -> dict[str, Any]:
-        """Why a document is, or is not, among the answers: each chunk's state, filter, and rank in every leg."""
+        """Why a document is, or is not, among the answers: each chunk's state, filter, and rank in every leg.
+
+        `dense_rank` and `hybrid_rank` are of an ordinary search's 100 candidates, `exact_rank` and `keyword_rank` of all that
+        match; `plan` says which way the search goes.
+        """
         if not isinstance(query, str):
             raise InvalidInput(f"query={shown_value(query)} is not text: why is asked with the words of a search.")
         self._query(query)
         tenant, condition = self._own_tenant(), prepare(where, self.fields)
         inspection, document_id = self._inspection(), checked_document_id(document_id)
         inspection.require(document_id)
-        ranks = self._recovering(lambda: self._searcher().ranks(query, tenant, condition))
-        return inspection.why(document_id, query, condition, ranks)
+        ranks, plan = self._recovering(lambda: self._searcher().ranks(query, tenant, condition))
+        return {**inspection.why(document_id, query, condition, ranks), "plan": plan}
 
     def verify(self, sample: int = 200, *, progress: ProgressListener | None = None) -> dict[str, Any]:
         """Compare ledger and store both ways, and `sample` vectors; `ok`: whether what is searched is what was written.

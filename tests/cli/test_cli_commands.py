@@ -279,6 +279,8 @@ def test_search_loads_neither_tables_nor_arrays_nor_other_commands() -> None:
         ([why_chunk(filter_matches=False)], "filter keeps every chunk"),
         ([why_chunk(exact_rank=None, keyword_rank=None, hybrid_rank=None)], "shelflist verify"),
         ([why_chunk(hybrid_rank=None, exact_rank=400)], "too far down"),
+        ([why_chunk(hybrid_rank=None, dense_rank=None, keyword_rank=None, exact_rank=3)], "vector index misses it"),
+        ([why_chunk(dense_rank=None, exact_rank=3)], "number 1 in hybrid"),
         ([why_chunk(hybrid_rank=37)], "--limit 37"),
         ([why_chunk(keyword_rank=None)], "shares no word"),
         ([why_chunk(hybrid_rank=9), why_chunk(hybrid_rank=4)], "number 4 in hybrid"),

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from counting import CountingEmbedder
 
 import shelflist
 from shelflist import Chunk, Collection, Document, F, Hnsw, Progress, SearchParams
+from shelflist.engine.graph import Graph
 
 DIMENSIONS = 40
 
@@ -42,7 +44,7 @@ def opened(place: Path) -> Collection:
 def place(tmp_path: Path) -> Path:
     with opened(tmp_path / "index") as docs:
         docs.sync_all(documents(range(150)))
-        assert docs.search(vector(3)).plan == "dense: exact over 150 rows"
+        assert docs.search(vector(3)).plan == "dense: exact over 150 rows (nothing is built yet)"
         docs.sync_all(documents(range(150, 300)))
     return tmp_path / "index"  # closed: what was built aside is there
 
@@ -56,7 +58,7 @@ def test_it_moves_up_by_itself_and_goes_on_answering(place: Path) -> None:
         even = docs.search(vector(3), where=F("even") == True)  # noqa: E712
         assert len(even) == 10 and all(hit.metadata["even"] for hit in even)
         assert docs.search(vector(3), params=SearchParams(exact=True)).exact
-        assert docs.search(vector(3), params=SearchParams(ef_search=99)).plan.endswith("ef_search 99")
+        assert docs.search(vector(3), params=SearchParams(ef_search=99)).plan.endswith("ef_search 99 (no filter)")
         docs.sync("new", [Chunk("new", embedding=vector(3) * 2)])
         docs.delete("d3")
         found = docs.search(vector(3))
@@ -123,3 +125,18 @@ def test_verify_and_repair_show_progress(place: Path) -> None:
         steps.clear()
         docs.repair(progress=steps.append)
         assert ("restoring", 40) in [(step.stage, step.total) for step in steps]
+
+
+def test_why_shows_what_the_index_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Hnsw(indexing_threshold=200, full_scan_threshold=0)
+    with shelflist.open(f"file:{tmp_path / 'index'}", "docs", embedder=CountingEmbedder(), index=index) as docs:
+        docs.sync_all(Document(f"d{number}", [Chunk(f"text {number}")]) for number in range(500))
+        docs.wait_for_build()
+        (found,) = docs.why("d7", "text 7")["chunks"]
+        assert found["exact_rank"] == found["dense_rank"] == 1
+        whole = Graph.nearest
+        monkeypatch.setattr(Graph, "nearest", lambda *asked: whole(*asked)[1:])
+        told = docs.why("d7", "text 7")
+        (missed,) = told["chunks"]
+        assert missed["exact_rank"] == 1 and missed["dense_rank"] is None
+        assert "graph of 500 rows" in told["plan"]

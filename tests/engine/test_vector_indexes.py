@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from shelflist.engine.calibration import (
     Calibration,
     depth_for,
     effort_for,
+    few_for,
     probes_for,
     sample_queries,
     true_neighbours,
@@ -228,17 +231,25 @@ def plan_of(view: View, matches: Matches, query: Vector, **options: object) -> t
 def test_the_way_that_a_search_goes(view: View, queries: Vector) -> None:
     query = queries[0]
     half = np.arange(COUNT) % 2 == 0
-    assert plan_of(view, everything(view), query)[0] == f"graph of {COUNT} rows, ef_search 150"
-    assert plan_of(view, everything(view), query, ef_search=77)[0].endswith("ef_search 77")
-    assert plan_of(view, everything(view), query, index=Hnsw(ef_search=88))[0].endswith("ef_search 88")
-    assert plan_of(view, everything(view), query, exact=True) == (f"exact over {COUNT} rows", True, 10)
-    assert plan_of(view, everything(view), query, index=Flat())[1]
+    assert plan_of(view, everything(view), query)[0] == f"graph of {COUNT} rows, ef_search 150 (no filter)"
+    assert plan_of(view, everything(view), query, ef_search=77)[0].endswith("ef_search 77 (no filter)")
+    assert plan_of(view, everything(view), query, index=Hnsw(ef_search=88))[0].endswith("ef_search 88 (no filter)")
+    assert plan_of(view, everything(view), query, exact=True) == (f"exact over {COUNT} rows (asked for)", True, 10)
+    assert plan_of(view, everything(view), query, index=Flat()) == (
+        f"exact over {COUNT} rows (the index is flat)",
+        True,
+        10,
+    )
     assert plan_of(view, Matches(half), query, index=Hnsw(full_scan_threshold=100))[0].startswith(
         "codes of 3000 rows, 225"
     )
     assert plan_of(view, Matches(half), query)[1]  # few enough
-    assert plan_of(view, everything(view), query, limit=4_000) == (f"exact over {COUNT} rows", True, 4_000)
-    assert plan_of(view, Matches(np.zeros(COUNT, np.bool_)), query) == ("exact over 0 rows", True, 0)
+    assert plan_of(view, everything(view), query, limit=4_000) == (
+        f"exact over {COUNT} rows (they are few)",
+        True,
+        4_000,
+    )
+    assert plan_of(view, Matches(np.zeros(COUNT, np.bool_)), query) == ("exact over 0 rows (they are few)", True, 0)
 
 
 def test_cells_stand_in_the_place_of_the_graph(
@@ -249,13 +260,16 @@ def test_cells_stand_in_the_place_of_the_graph(
     base = Base(vectors, codes, None, cells, Calibration(0.95, depth=150, probes=20))
     view, index = View(metric, base, vectors[:0]), Ivf()
     assert plan_of(view, everything(view), queries[0], index=index)[0] == (
-        f"cells of {COUNT} rows, nprobe 20 of 60, 150 compared whole"
+        f"cells of {COUNT} rows, nprobe 20 of 60, 150 compared whole (no filter)"
     )
     assert "nprobe 7 of" in plan_of(view, everything(view), queries[0], index=index, nprobe=7)[0]
     assert "nprobe 9 of" in plan_of(view, everything(view), queries[0], index=Ivf(nprobe=9))[0]
     assert "nprobe 60 of 60, 750" in plan_of(view, everything(view), queries[0], index=index, limit=50)[0]
     most = Matches(np.arange(COUNT) % 5 > 0)
-    assert "nprobe 25 of 60, 150 compared whole, 4800 of them" in plan_of(view, most, queries[0], index=index)[0]
+    assert (
+        "nprobe 25 of 60, 150 compared whole (a filter that most match: 4800)"
+        in plan_of(view, most, queries[0], index=index)[0]
+    )
     assert plan_of(view, Matches(np.arange(COUNT) % 2 > 0), queries[0], index=Ivf())[1]
     few = plan_of(view, everything(view), queries[0], limit=1_400, nprobe=1)
     assert few[2] == 1_400  # a cell has too few: another way finds them
@@ -306,7 +320,7 @@ def test_a_filter_that_most_rows_match_is_left_to_the_graph(
         return found.positions
 
     assert share(vectors, queries, metric, ask, among) >= 0.95
-    assert f"graph of {COUNT} rows, ef_search 188, 4800 of them in the filter" in plans
+    assert f"graph of {COUNT} rows, ef_search 188 (a filter that most match: 4800)" in plans
 
 
 def test_a_filter_against_the_query_is_not(view: View, vectors: Vector, queries: Vector, metric: Metric) -> None:
@@ -329,7 +343,7 @@ def test_a_packed_filter_that_has_lost_rows(view: View, codes: Codes, queries: V
     )
     prepared.is_measured = True
     first = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
-    assert first.plan == "packed codes of 3000 rows, 120 compared whole"
+    assert first.plan == "packed codes of 3000 rows, 120 compared whole (a filter asked again)"
     matches.mask = mask.copy()
     matches.mask[first.positions] = False
     second = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
@@ -356,6 +370,31 @@ def test_true_neighbours_among_some(vectors: Vector, queries: Vector, metric: Me
 
 def test_larger_limits_look_deeper(view: View, queries: Vector, vectors: Vector, metric: Metric) -> None:
     found = planner.search(view, everything(view), queries[0], 50, SearchParams(), None)
-    assert found.plan.endswith("ef_search 750") and len(found.positions) == 50
+    assert found.plan.endswith("ef_search 750 (no filter)") and len(found.positions) == 50
     truth = nearest(distances(vectors, queries[0], metric), 50)
     assert len(np.intersect1d(found.positions, truth)) >= 47
+
+
+def test_how_many_are_few_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = prepared(clustered(3_000, 64), "cosine")
+    codes, samples = Codes.build(vectors, "cosine"), sample_queries(vectors, "cosine")
+    assert few_for(codes, vectors, samples, "cosine", 50) is None  # no telling, on so few rows
+    monkeypatch.setattr(calibration, "_FEW", (100, 200, 400))
+    scans_take = 0.0
+
+    def seconds(ask: Callable[[Vector], None], queries: Vector) -> float:
+        ask(queries[0])
+        return scans_take if ask.__name__ == "scanned" else 1.0
+
+    monkeypatch.setattr(calibration, "_seconds", seconds)
+    assert few_for(codes, vectors, samples, "cosine", 50) == 100  # the codes were quicker throughout
+    scans_take = 2.0
+    assert few_for(codes, vectors, samples, "cosine", 50) == 400
+
+
+def test_the_planner_keeps_to_what_was_measured(view: View, queries: Vector) -> None:
+    assert view.base is not None
+    half = Matches(np.arange(COUNT) % 2 == 0)
+    for few, way in ((2_999, "codes of 3000"), (3_000, "exact over 3000")):
+        base = replace(view.base, calibration=Calibration(0.95, depth=150, effort=150, few=few))
+        assert plan_of(View(view.metric, base, view.newer), half, queries[0])[0].startswith(way)

@@ -198,6 +198,13 @@ def why_command(invocation: Invocation, document: str, query: str, where: str | 
     if rows:
         print_table(columns, rows)
     say(verdict)
+    say(found["plan"], dim=True)
+
+
+def _is_missed(chunk: Mapping[str, Any]) -> bool:
+    if chunk["exact_rank"] is None or chunk["exact_rank"] > _DEFAULT_LIMIT:
+        return False
+    return chunk["dense_rank"] is None and chunk["keyword_rank"] is None
 
 
 def explain_why(chunks: list[Mapping[str, Any]], filtered: bool) -> str:
@@ -217,6 +224,11 @@ def explain_why(chunks: list[Mapping[str, Any]], filtered: bool) -> str:
     dense = [chunk["exact_rank"] for chunk in matching if chunk["exact_rank"] is not None]
     if len(lost) == len(matching):
         return "The chunks are indexed but no leg knows them. Check the collection with: shelflist verify"
+    if missed := [chunk["exact_rank"] for chunk in matching if _is_missed(chunk)]:
+        return (
+            f"The vector index misses it: compared with every vector it is number {min(missed)}, and the index does not bring it. "
+            "Search with --exact, aim at a higher target_recall, or see how often that happens with collection.recall()."
+        )
     best = min((chunk["hybrid_rank"] for chunk in matching if chunk["hybrid_rank"] is not None), default=None)
     words = [chunk["keyword_rank"] for chunk in matching if chunk["keyword_rank"] is not None]
     legs = (

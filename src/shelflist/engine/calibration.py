@@ -8,6 +8,7 @@ compares both on three sets.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import numpy as np
 from shelflist.core.types import Metric, Vector
 from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, PackedCodes
-from shelflist.engine.exact import Positions, prepared
+from shelflist.engine.exact import Positions, distances, nearest, prepared
 from shelflist.engine.graph import Graph
 
 NEIGHBOURS = 10
@@ -27,6 +28,8 @@ _GRAPH_MARGIN, _CODES_MARGIN, _CELLS_MARGIN = 0.1, 0.5, 0.3
 _DEEPER = 2.4
 _LEAST_EFFORT, _MOST_EFFORT = 16, 2_048
 _DEEPEST = 2_000
+_FEW = (500, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
+_TIMED = 15
 _BATCH = 16_384
 _SEED = 20_260
 
@@ -34,14 +37,16 @@ _SEED = 20_260
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """For `target`, the recall@10 that is wanted: how many of the nearest by code must be compared whole (`depth`), how
-    far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). None: not measured, or not
-    within reach.
+    far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). `few`: up to so many rows,
+    comparing them all was quicker than the codes on the machine that built the snapshot. None: not measured, or not within
+    reach.
     """
 
     target: float
     depth: int | None = None
     effort: int | None = None
     probes: int | None = None
+    few: int | None = None
 
 
 def sample_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vector:
@@ -133,6 +138,39 @@ def _least(
         middle = (low + high) // 2
         low, high = (low, middle) if meets(middle) else (middle, high)
     return high
+
+
+def few_for(codes: Codes, vectors: Vector, queries: Vector, metric: Metric, depth: int) -> int | None:
+    """Up to how many matching rows it is quicker to compare them all than to scan their packed codes and compare `depth` of
+    them, by the clock; None on too few rows to tell."""
+    if len(vectors) < 2 * _FEW[-1]:
+        return None
+    random = np.random.default_rng(_SEED)
+    few = _FEW[0]
+    for count in _FEW:
+        positions = np.sort(random.choice(len(vectors), count, replace=False))
+        packed = codes.packed(positions)
+
+        def compared(query: Vector, among: Positions = positions) -> None:
+            nearest(distances(vectors[among], query, metric), NEIGHBOURS)
+
+        def scanned(query: Vector, packed: PackedCodes = packed) -> None:
+            compared(query, packed.nearest(query, depth))
+
+        if _seconds(scanned, queries) < _seconds(compared, queries):
+            break
+        few = count
+    return few
+
+
+def _seconds(ask: Callable[[Vector], None], queries: Vector) -> float:
+    """The least of several, since what disturbs only ever adds."""
+    taken = []
+    for query in queries[:_TIMED]:
+        started = time.perf_counter()
+        ask(query)
+        taken.append(time.perf_counter() - started)
+    return min(taken)
 
 
 def graph_candidates(limit: int) -> int:

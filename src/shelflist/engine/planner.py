@@ -23,7 +23,7 @@ from shelflist.engine.graph import Graph
 from shelflist.engine.view import MOST_GONE, Base, Matches, View
 
 FEW_MATCHES = 3_000
-"""Up to so many are compared exactly: no index is quicker."""
+"""Up to so many are compared exactly, where the snapshot has not measured how many it should be."""
 _MOST = 0.6
 """Share of all rows that must live and match for the graph to be asked first: among the dead it loses its way."""
 _UNKNOWN_FILTER = 1.5
@@ -45,8 +45,9 @@ def search(
 ) -> Found:
     """The `min(limit, matches)` nearest of the matches to a prepared query."""
     base = view.base
-    if base is None or _is_exact(matches, limit, params, index):
-        return _exactly(view, matches, query, limit)
+    reason = _reason_for_exact(base, matches, limit, params, index)
+    if base is None or reason is not None:
+        return _exactly(view, matches, query, limit, reason or "")
     split = view.base_count
     found: Positions | None = None
     plan = ""
@@ -57,7 +58,7 @@ def search(
     if found is None and base.codes is not None:
         found, plan = _by_codes(base, matches, query, limit)
     if found is None:
-        return _exactly(view, matches, query, limit)
+        return _exactly(view, matches, query, limit, "no quicker way is known to reach the target")
     if view.count > split:
         newer = np.flatnonzero(matches.mask[split:]) + split
         found = np.concatenate([found, newer])
@@ -65,17 +66,25 @@ def search(
     return _ranked(view, found, query, limit, exact=False, plan=plan)
 
 
-def _is_exact(matches: Matches, limit: int, params: SearchParams, index: IndexSpec | None) -> bool:
-    if params.exact or (isinstance(index, Flat) and index.quantization is None):
-        return True
-    few = FEW_MATCHES
+def _reason_for_exact(
+    base: Base | None, matches: Matches, limit: int, params: SearchParams, index: IndexSpec | None
+) -> str | None:
+    """Why every match is to be compared; None if it is not."""
+    if params.exact:
+        return "asked for"
+    if isinstance(index, Flat) and index.quantization is None:
+        return "the index is flat"
+    if base is None:
+        return "nothing is built yet"
+    few = base.calibration.few or FEW_MATCHES
     if isinstance(index, Hnsw) and index.full_scan_threshold is not None:
         few = index.full_scan_threshold
-    return matches.count <= max(few, 4 * limit)
+    return "they are few" if matches.count <= max(few, 4 * limit) else None
 
 
-def _exactly(view: View, matches: Matches, query: Vector, limit: int) -> Found:
-    return _ranked(view, matches.positions, query, limit, exact=True, plan=f"exact over {matches.count} rows")
+def _exactly(view: View, matches: Matches, query: Vector, limit: int, reason: str) -> Found:
+    plan = f"exact over {matches.count} rows ({reason})"
+    return _ranked(view, matches.positions, query, limit, exact=True, plan=plan)
 
 
 def _by_graph(
@@ -98,7 +107,7 @@ def _by_graph(
         found = graph.nearest(query, graph_candidates(limit), effort, selection)
         if len(found) < limit:  # too many of its nodes are dead: it starves
             return None, ""
-        return found, f"graph of {graph.count} rows, ef_search {effort}"
+        return found, f"graph of {graph.count} rows, ef_search {effort} (no filter)"
     # Asked for so many more as the filter takes away. One that is correlated against the query takes away more than that,
     # and then too few are left to be sure of the best.
     asked = math.ceil(2 * graph_candidates(limit) * graph.count / matches.count)
@@ -107,7 +116,7 @@ def _by_graph(
     found = found[matches.mask[found]]
     if len(found) < graph_candidates(limit):
         return None, ""
-    return found, f"graph of {graph.count} rows, ef_search {effort}, {matches.count} of them in the filter"
+    return found, f"graph of {graph.count} rows, ef_search {effort} (a filter that most match: {matches.count})"
 
 
 def _by_cells(
@@ -133,8 +142,8 @@ def _by_cells(
     found = cells.nearest(query, depth, probes, selection)
     if len(found) < limit:
         return None, ""
-    of = "" if matches.is_all else f", {matches.count} of them in the filter"
-    return found, f"cells of {cells.count} rows, nprobe {probes} of {cells.cells}, {depth} compared whole{of}"
+    why = "no filter" if matches.is_all else f"a filter that most match: {matches.count}"
+    return found, f"cells of {cells.count} rows, nprobe {probes} of {cells.cells}, {depth} compared whole ({why})"
 
 
 def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[Positions | None, str]:
@@ -154,7 +163,8 @@ def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[
     packed = prepared.packed if prepared.is_measured else None
     if packed is None:
         found = base.codes.nearest(query, depth, matches.selection(base.codes.count))
-        return found, f"codes of {matches.count} rows, {depth} compared whole"
+        why = "no graph" if matches.is_all else "a filter"
+        return found, f"codes of {matches.count} rows, {depth} compared whole ({why})"
     if prepared.of is matches.mask:
         found = packed.nearest(query, depth)
     else:
@@ -162,7 +172,7 @@ def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[
         found = found[matches.mask[found]]
         if len(found) < limit:
             return None, ""
-    return found, f"packed codes of {matches.count} rows, {depth} compared whole"
+    return found, f"packed codes of {matches.count} rows, {depth} compared whole (a filter asked again)"
 
 
 def _ranked(view: View, positions: Positions, query: Vector, limit: int, *, exact: bool, plan: str) -> Found:

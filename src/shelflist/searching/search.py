@@ -113,8 +113,12 @@ class Searcher:
         with named_errors(self._embedder):
             return np.asarray(self._embedder.embed_query(text), dtype=np.float32)
 
-    def ranks(self, text: str, tenant: str | None, filter: Filter | None) -> Ranks:
-        """Rank (from 1) and value of every matching point in each leg, and fused: what `why` shows."""
+    def ranks(self, text: str, tenant: str | None, filter: Filter | None) -> tuple[Ranks, str]:
+        """Rank (from 1) and value of the matching points in each leg, and fused, and the plan of the search: what `why` shows.
+
+        `exact` and `keyword` rank all of them, `dense` and `hybrid` what an ordinary search looks at: a point that the index
+        misses has an exact rank and no other.
+        """
         vector = self.embed(text) if self._embedder is not None else None
         return self._steady(lambda: self._ranks(text, vector, self._scope(filter, tenant)))
 
@@ -145,23 +149,18 @@ class Searcher:
                 return stored - hidden
         raise self._unsettled()
 
-    def _ranks(self, text: str, vector: Vector | None, scope: Scope) -> Ranks:
+    def _ranks(self, text: str, vector: Vector | None, scope: Scope) -> tuple[Ranks, str]:
         total = max(1, self._store.count(self._spec, scope))
-        found: Ranks = {}
-        if vector is not None:
-            legs = {
-                "dense": self._dense(vector, scope, total, SearchParams()),
-                "exact": self._dense(vector, scope, total, SearchParams(exact=True)),
-            }
-            found = {name: _ranked(leg.ids, leg.values) for name, leg in legs.items()}
         leg = self._keyword(text, scope, total)
-        found["keyword"] = _ranked(leg.ids, leg.values)
-        if vector is not None:
-            hits, order = self._hybrid(text, vector, scope, Request(filter=scope.filter), max(POOL, 10))
-            found["hybrid"] = {
-                one: (rank, hit.score) for rank, (one, hit) in enumerate(zip(order, hits, strict=True), 1)
-            }
-        return found
+        found: Ranks = {"keyword": _ranked(leg.ids, leg.values)}
+        if vector is None:
+            return found, f"keyword: {leg.plan}"
+        for name, wanted, params in (("dense", POOL, SearchParams()), ("exact", total, SearchParams(exact=True))):
+            leg = self._dense(vector, scope, wanted, params)
+            found[name] = _ranked(leg.ids, leg.values)
+        hits, order = self._hybrid(text, vector, scope, Request(filter=scope.filter), POOL)
+        found["hybrid"] = {one: (rank, hit.score) for rank, (one, hit) in enumerate(zip(order, hits, strict=True), 1)}
+        return found, hits.plan
 
     @property
     def _joins_live(self) -> bool:

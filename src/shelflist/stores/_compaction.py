@@ -21,7 +21,15 @@ from shelflist.core.errors import StoreError, StoreFull
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf
 from shelflist.database import SqliteDatabase
-from shelflist.engine.calibration import Calibration, depth_for, effort_for, probes_for, sample_queries, true_neighbours
+from shelflist.engine.calibration import (
+    Calibration,
+    depth_for,
+    effort_for,
+    few_for,
+    probes_for,
+    sample_queries,
+    true_neighbours,
+)
 from shelflist.engine.cells import Cells
 from shelflist.engine.codes import LEAST_DIMENSIONS, Codes
 from shelflist.engine.exact import prepared
@@ -199,6 +207,7 @@ class Compaction:
             target,
             depth=depth,
             effort=None if graph is None else effort_for(graph, queries, truth, target),
+            few=None if codes is None or depth is None else few_for(codes, vectors, queries, spec.metric, depth),
             probes=None if cells is None or depth is None else probes_for(cells, depth, queries, truth, target),
         )
 
