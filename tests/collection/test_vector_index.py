@@ -11,7 +11,9 @@ from counting import CountingEmbedder
 
 import shelflist
 from shelflist import Chunk, Collection, Document, F, Hnsw, Progress, SearchParams
+from shelflist.engine.columns import Columns
 from shelflist.engine.graph import Graph
+from shelflist.stores._vector_cache import VectorCache
 
 DIMENSIONS = 40
 
@@ -140,3 +142,28 @@ def test_why_shows_what_the_index_misses(tmp_path: Path, monkeypatch: pytest.Mon
         (missed,) = told["chunks"]
         assert missed["exact_rank"] == 1 and missed["dense_rank"] is None
         assert "graph of 500 rows" in told["plan"]
+
+
+def test_a_field_declared_after_the_snapshot_is_answered_too(place: Path) -> None:
+    with opened(place) as docs:
+        docs.sync("late", [Chunk("late", metadata={"even": True, "colour": "red"}, embedding=vector(3))])
+        docs.add_field("colour", str)
+        assert docs.count(F("colour") == "red") == 1 and docs.count(F("colour") != "red") == 300
+        assert docs.count((F("even") == True) & (F("colour") != "red")) == 150  # noqa: E712
+        docs.delete("d0")
+        assert docs.count(F("even") == True) == 150  # noqa: E712
+        docs.repair()
+        assert docs.count(F("colour") == "red") == 1 and docs.count(F("even") == True) == 150  # noqa: E712
+
+
+def test_a_new_filter_asks_the_columns_and_not_the_database(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(place) as docs:
+        docs.search(vector(3))
+        asked: list[str] = []
+        whole = VectorCache._mask
+        monkeypatch.setattr(VectorCache, "_mask", lambda self, *given: asked.append(given[2]) or whole(self, *given))
+        assert docs.count(F("even") == True) == 150 and asked == []  # noqa: E712
+        docs.sync("late", [Chunk("late", metadata={"even": True}, embedding=vector(3))])
+        assert docs.count(F("even") != True) == 150 and len(asked) == 1  # noqa: E712
+        monkeypatch.setattr(Columns, "matching", lambda *given: None)
+        assert docs.count(~(F("even") == False)) == 151 and len(asked) == 2  # noqa: E712

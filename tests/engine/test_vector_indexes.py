@@ -375,10 +375,15 @@ def test_larger_limits_look_deeper(view: View, queries: Vector, vectors: Vector,
     assert len(np.intersect1d(found.positions, truth)) >= 47
 
 
-def test_how_many_are_few_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_how_many_are_few_is_measured(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = prepared(clustered(3_000, 64), "cosine")
     codes, samples = Codes.build(vectors, "cosine"), sample_queries(vectors, "cosine")
-    assert few_for(codes, vectors, samples, "cosine", 50) is None  # no telling, on so few rows
+
+    def few() -> int | None:
+        return few_for(codes, vectors, samples, "cosine", 50, packed=packed)
+
+    assert few() is None  # no telling, on so few rows
     monkeypatch.setattr(calibration, "_FEW", (100, 200, 400))
     scans_take = 0.0
 
@@ -387,14 +392,22 @@ def test_how_many_are_few_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         return scans_take if ask.__name__ == "scanned" else 1.0
 
     monkeypatch.setattr(calibration, "_seconds", seconds)
-    assert few_for(codes, vectors, samples, "cosine", 50) == 100  # the codes were quicker throughout
+    assert few() == 0  # the codes were quicker throughout
     scans_take = 2.0
-    assert few_for(codes, vectors, samples, "cosine", 50) == 400
+    assert few() == 400
 
 
 def test_the_planner_keeps_to_what_was_measured(view: View, queries: Vector) -> None:
     assert view.base is not None
     half = Matches(np.arange(COUNT) % 2 == 0)
-    for few, way in ((2_999, "codes of 3000"), (3_000, "exact over 3000")):
-        base = replace(view.base, calibration=Calibration(0.95, depth=150, effort=150, few=few))
-        assert plan_of(View(view.metric, base, view.newer), half, queries[0])[0].startswith(way)
+    for few, few_packed, way in ((2_999, 9_000, "codes of 3000"), (3_000, 0, "exact over 3000")):
+        measured = Calibration(0.95, depth=150, effort=150, few=few, few_packed=few_packed)
+        seen = View(view.metric, replace(view.base, calibration=measured), view.newer)
+        assert plan_of(seen, half, queries[0])[0].startswith(way)
+        assert planner.is_worth_packing(seen, half, SearchParams(), None) == (few_packed == 0)
+        assert not planner.is_worth_packing(seen, half, SearchParams(exact=True), None)
+        assert not planner.is_worth_packing(seen, half, SearchParams(), Flat())
+        assert not planner.is_worth_packing(seen, everything(seen), SearchParams(), None)
+    half.prepared.packed, half.prepared.of = view.base.codes.packed(half.positions), half.mask  # type: ignore[union-attr]
+    half.prepared.depth, half.prepared.is_measured = 120, True
+    assert plan_of(seen, half, queries[0])[0].startswith("packed codes of 3000")

@@ -113,7 +113,7 @@ def test_a_search_uses_what_was_built_and_finds_what_is_nearest(store: EmbeddedS
 
 
 def test_a_filter_that_is_asked_again_gets_packed_codes(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shelflist.stores._embedded_vectors.FEW_MATCHES", 0)
+    monkeypatch.setattr(planner, "FEW_MATCHES", 0)
     plan(store, group=1)
     assert plan(store, group=1).startswith("codes")
     deadline = time.monotonic() + 20

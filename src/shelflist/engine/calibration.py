@@ -16,7 +16,7 @@ import numpy as np
 
 from shelflist.core.types import Metric, Vector
 from shelflist.engine.cells import Cells
-from shelflist.engine.codes import Codes, PackedCodes
+from shelflist.engine.codes import Codes, PackedCodes, Selection
 from shelflist.engine.exact import Positions, distances, nearest, prepared
 from shelflist.engine.graph import Graph
 
@@ -37,9 +37,9 @@ _SEED = 20_260
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """For `target`, the recall@10 that is wanted: how many of the nearest by code must be compared whole (`depth`), how
-    far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). `few`: up to so many rows,
-    comparing them all was quicker than the codes on the machine that built the snapshot. None: not measured, or not within
-    reach.
+    far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). `few`: up to so many matching
+    rows, comparing them all was quicker than the codes on the machine that built the snapshot, for a filter that is new and
+    (`few_packed`) for one that has its packed copy. None: not measured, or not within reach.
     """
 
     target: float
@@ -47,6 +47,7 @@ class Calibration:
     effort: int | None = None
     probes: int | None = None
     few: int | None = None
+    few_packed: int | None = None
 
 
 def sample_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vector:
@@ -140,27 +141,39 @@ def _least(
     return high
 
 
-def few_for(codes: Codes, vectors: Vector, queries: Vector, metric: Metric, depth: int) -> int | None:
-    """Up to how many matching rows it is quicker to compare them all than to scan their packed codes and compare `depth` of
-    them, by the clock; None on too few rows to tell."""
+def few_for(codes: Codes, vectors: Vector, queries: Vector, metric: Metric, depth: int, *, packed: bool) -> int | None:
+    """Up to how many matching rows it is quicker to compare them all than to scan their codes and compare `depth` of them, by
+    the clock; None on too few rows to tell."""
     if len(vectors) < 2 * _FEW[-1]:
         return None
     random = np.random.default_rng(_SEED)
-    few = _FEW[0]
+    few = 0
     for count in _FEW:
         positions = np.sort(random.choice(len(vectors), count, replace=False))
-        packed = codes.packed(positions)
+        scan = _packed_scan(codes, positions, depth) if packed else _scan(codes, positions, depth)
 
         def compared(query: Vector, among: Positions = positions) -> None:
             nearest(distances(vectors[among], query, metric), NEIGHBOURS)
 
-        def scanned(query: Vector, packed: PackedCodes = packed) -> None:
-            compared(query, packed.nearest(query, depth))
+        def scanned(query: Vector, scan: Callable[[Vector], Positions] = scan) -> None:
+            compared(query, scan(query))
 
         if _seconds(scanned, queries) < _seconds(compared, queries):
             break
         few = count
     return few
+
+
+def _packed_scan(codes: Codes, positions: Positions, depth: int) -> Callable[[Vector], Positions]:
+    packed = codes.packed(positions)
+    return lambda query: packed.nearest(query, depth)
+
+
+def _scan(codes: Codes, positions: Positions, depth: int) -> Callable[[Vector], Positions]:
+    mask = np.zeros(codes.count, np.bool_)
+    mask[positions] = True
+    selection = Selection(mask)
+    return lambda query: codes.nearest(query, depth, selection)
 
 
 def _seconds(ask: Callable[[Vector], None], queries: Vector) -> float:

@@ -76,10 +76,27 @@ def _reason_for_exact(
         return "the index is flat"
     if base is None:
         return "nothing is built yet"
-    few = base.calibration.few or FEW_MATCHES
-    if isinstance(index, Hnsw) and index.full_scan_threshold is not None:
-        few = index.full_scan_threshold
+    few = _few(base, index, packed=matches.prepared.is_measured)
     return "they are few" if matches.count <= max(few, 4 * limit) else None
+
+
+def _few(base: Base, index: IndexSpec | None, *, packed: bool) -> int:
+    if isinstance(index, Hnsw) and index.full_scan_threshold is not None:
+        return index.full_scan_threshold
+    measured = base.calibration.few_packed if packed else base.calibration.few
+    return FEW_MATCHES if measured is None else measured
+
+
+def is_worth_packing(view: View, matches: Matches, params: SearchParams, index: IndexSpec | None) -> bool:
+    """Whether a filter that is asked again would be answered quicker by a packed copy of its codes."""
+    base = view.base
+    if base is None or base.codes is None or matches.is_all or params.exact:
+        return False
+    if isinstance(index, Flat) and index.quantization is None:
+        return False
+    if (base.graph is not None or base.cells is not None) and matches.count >= _MOST * view.count:
+        return False
+    return matches.count > _few(base, index, packed=True)
 
 
 def _exactly(view: View, matches: Matches, query: Vector, limit: int, reason: str) -> Found:

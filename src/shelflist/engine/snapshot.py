@@ -2,7 +2,7 @@
 
     vectors.f32   prepared vectors, row-major float32, mapped       rows.i64   their rows, ascending
     ids.u8        their point ids, 16 bytes each                    codes.faiss, graph.faiss, cells.faiss   the indexes
-    manifest.json what it is, and size and checksum of each file
+    manifest.json what it is, and size and checksum of each file    columns.json, column-*     the fields (see `columns`)
 
 It is written aside and never changed. It is a cache: whoever finds it damaged, missing or of another time does without it.
 """
@@ -25,6 +25,7 @@ from shelflist.core.types import Metric, Vector
 from shelflist.engine.calibration import Calibration
 from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes
+from shelflist.engine.columns import COLUMNS, Columns
 from shelflist.engine.graph import Graph
 from shelflist.engine.view import Base
 
@@ -60,6 +61,7 @@ class Moment:
 class Snapshot:
     moment: Moment
     base: Base
+    columns: Columns
     rows: npt.NDArray[np.int64]
     ids: npt.NDArray[np.uint8]
 
@@ -145,7 +147,9 @@ def _opened(directory: Path, moment: Moment, held: dict[str, Any]) -> Snapshot:
     counts = {len(vectors), len(rows), len(ids), *(one.count for one in (codes, graph, cells) if one is not None)}
     if len(counts) != 1:
         raise SnapshotDamaged(f"its parts are of different lengths: {sorted(counts)}")
-    return Snapshot(moment, Base(vectors, codes, graph, cells, Calibration(**held["calibration"])), rows, ids)
+    columns = Columns(directory, len(rows)) if COLUMNS in held["files"] else Columns()
+    base = Base(vectors, codes, graph, cells, Calibration(**held["calibration"]))
+    return Snapshot(moment, base, columns, rows, ids)
 
 
 def _checksum(path: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from shelflist.core.errors import StoreError, StoreFull
+from shelflist.core.fields import FieldType
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf
 from shelflist.database import SqliteDatabase
@@ -32,6 +33,7 @@ from shelflist.engine.calibration import (
 )
 from shelflist.engine.cells import Cells
 from shelflist.engine.codes import LEAST_DIMENSIONS, Codes
+from shelflist.engine.columns import TENANT, ColumnsWriter
 from shelflist.engine.exact import prepared
 from shelflist.engine.graph import Graph
 from shelflist.engine.snapshot import (
@@ -48,6 +50,7 @@ from shelflist.engine.snapshot import (
     seal,
 )
 from shelflist.stores._removed import create_log, has_log
+from shelflist.stores._sql import field_column
 from shelflist.stores.protocol import GenerationSpec
 
 SNAPSHOT_FROM = 10_000
@@ -152,27 +155,46 @@ class Compaction:
         spec, name = self._spec, self._spec.name
         rows: list[np.ndarray[Any, Any]] = []
         ids: list[bytes] = []
+        columns = ColumnsWriter({TENANT: FieldType.STR, **spec.fields})
         with self._database.read() as tx, (place / VECTORS).open("wb") as file:
             found = tx.execute("SELECT sequence, last_row FROM store_generations WHERE name = ?", (name,)).fetchone()
             if found is None:  # dropped since
                 raise Stopped
             sequence, last_row = found
             self.total = _living(tx, name)
+            fields = "".join(f", p.{field_column(field)}" for field in spec.fields)
             cursor = tx.execute(
-                f"SELECT p.row, p.point_id, v.vector FROM {name} p JOIN {name}_vectors v USING (row) "
+                f"SELECT p.row, p.point_id, v.vector, p.tenant_id{fields} FROM {name} p JOIN {name}_vectors v USING (row) "
                 "WHERE p.index_status = 'indexed' ORDER BY p.row"
             )
             while part := cursor.fetchmany(_FETCHED):
                 self._advance(len(part))
-                some, named, blobs = zip(*part, strict=True)
+                some, named, blobs, *_ = zip(*part, strict=True)
                 vectors = np.frombuffer(b"".join(blobs), np.float32).reshape(len(some), -1)
                 file.write(prepared(vectors, spec.metric).tobytes())
                 rows.append(np.asarray(some, np.int64))
                 ids += named
-        every = np.concatenate(rows) if rows else np.empty(0, np.int64)
+                columns.add(row[3:] for row in part)
+            every = np.concatenate(rows) if rows else np.empty(0, np.int64)
+            for field, kind in spec.fields.items():
+                if kind is FieldType.LIST:
+                    self._copy_members(tx, field, every, columns)
+        columns.save(place)
         every.tofile(place / ROWS)
         (place / IDS).write_bytes(b"".join(ids))
         return Moment(name, sequence, last_row, spec.dimensions, spec.metric), len(every)
+
+    def _copy_members(self, tx: Transaction, field: str, rows: np.ndarray[Any, Any], columns: ColumnsWriter) -> None:
+        cursor = tx.execute(f"SELECT value, row FROM {self._spec.name}_lists WHERE field = ?", (field,))
+        while part := cursor.fetchmany(_FETCHED):
+            self._check()
+            wanted = np.asarray([row for _, row in part], np.int64)
+            positions = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+            for (member, _), position, is_living in zip(
+                part, positions.tolist(), (rows[positions] == wanted).tolist(), strict=True
+            ):
+                if is_living:
+                    columns.add_member(field, member, position)
 
     def _build(self, place: Path, count: int) -> Calibration:
         """The indexes that the generation calls for, and what was measured on them."""
@@ -203,11 +225,18 @@ class Compaction:
         truth = true_neighbours(vectors, queries, spec.metric)
         target = spec.target_recall
         depth = None if codes is None else depth_for(codes, queries, truth, target, count)
+
+        def few_if(*, packed: bool) -> int | None:
+            if codes is None or depth is None:
+                return None
+            return few_for(codes, vectors, queries, spec.metric, depth, packed=packed)
+
         return Calibration(
             target,
             depth=depth,
             effort=None if graph is None else effort_for(graph, queries, truth, target),
-            few=None if codes is None or depth is None else few_for(codes, vectors, queries, spec.metric, depth),
+            few=few_if(packed=False),
+            few_packed=few_if(packed=True),
             probes=None if cells is None or depth is None else probes_for(cells, depth, queries, truth, target),
         )
 

@@ -16,7 +16,7 @@ from shelflist.core.transaction import Transaction
 from shelflist.core.types import SearchParams, Vector
 from shelflist.database import SqliteDatabase, SqliteTransaction
 from shelflist.engine.calibration import depth_for, sample_queries, true_neighbours
-from shelflist.engine.planner import FEW_MATCHES, Found, search
+from shelflist.engine.planner import Found, is_worth_packing, search
 from shelflist.engine.snapshot import SnapshotDamaged, check
 from shelflist.engine.view import Matches, View
 from shelflist.stores._sql import compile_sql
@@ -65,7 +65,7 @@ class EmbeddedVectors:
             condition, values = compile_sql(scope.filter, spec.fields, f"{spec.name}_lists")
             conditions.append(f"({condition})")
             parameters += values
-        found = cache.matches(tx, state, " AND ".join(conditions), tuple(parameters), keep=scope.point_ids is None)
+        found = cache.matches(tx, state, " AND ".join(conditions), tuple(parameters), scope)
         return state, found
 
     def search(
@@ -76,8 +76,8 @@ class EmbeddedVectors:
         prepared = matches.prepared
         if (
             matches.asked >= _WARM
-            and not (prepared.is_under_way or prepared.is_measured or matches.is_all or found.exact)
-            and matches.count > FEW_MATCHES
+            and not (prepared.is_under_way or prepared.is_measured)
+            and is_worth_packing(state.view, matches, params, spec.index)
         ):
             prepared.is_under_way = True
             threading.Thread(target=_pack, args=(state.view, matches, spec), name="shelflist-pack", daemon=True).start()

@@ -23,7 +23,7 @@ from shelflist.engine.exact import prepared
 from shelflist.engine.snapshot import Moment, Snapshot, SnapshotDamaged, load
 from shelflist.engine.view import Matches, View
 from shelflist.stores._removed import has_log, removed_since
-from shelflist.stores.protocol import GenerationSpec
+from shelflist.stores.protocol import GenerationSpec, Scope
 
 Rows = npt.NDArray[np.int64]
 
@@ -129,9 +129,11 @@ class VectorCache:
             return fresh.state
 
     def matches(
-        self, tx: SqliteTransaction, state: State, condition: str, parameters: tuple[Any, ...], *, keep: bool = True
+        self, tx: SqliteTransaction, state: State, condition: str, parameters: tuple[Any, ...], scope: Scope
     ) -> Matches:
-        """The living positions that meet a condition on the alias `p` (none: all), as this transaction sees them."""
+        """The living positions that are in scope, as this transaction sees them. `condition`, on the alias `p`, says the same
+        as the scope; none: all."""
+        keep = scope.point_ids is None
         key = (condition, tuple((type(value), value) for value in parameters))
         with self._lock:
             of, known = self._sets.get(key, (None, None))
@@ -145,7 +147,7 @@ class VectorCache:
         elif known is not None and of is not None and of.place == state.place and of.sequence < state.sequence:
             found = self._updated(tx, of, known, state, condition, parameters)
         else:
-            found = Matches(self._mask(tx, state, condition, parameters, 0))
+            found = Matches(self._first_mask(tx, state, condition, parameters, scope))
         found.asked += 1
         if keep and not tx.writable:
             self._remember(key, state, found)
@@ -240,6 +242,26 @@ class VectorCache:
         if known is not None:
             alive[positions[known]] = False
         return alive
+
+    def _first_mask(
+        self, tx: SqliteTransaction, state: State, condition: str, parameters: tuple[Any, ...], scope: Scope
+    ) -> npt.NDArray[np.bool_]:
+        """Of a condition that is new here: by the snapshot's columns, and by SQLite for the rows after them."""
+        snapshot = self._snapshot_at(state.place)
+        if snapshot is None or scope.point_ids is not None:
+            return self._mask(tx, state, condition, parameters, 0)
+        older = snapshot.columns.matching(scope.filter, self._spec.fields, scope.tenant)
+        if older is None:
+            return self._mask(tx, state, condition, parameters, 0)
+        mask = np.zeros(state.view.count, np.bool_)
+        if state.last_row > snapshot.moment.last_row:
+            mask = self._mask(tx, state, condition, parameters, snapshot.moment.last_row)
+        mask[: len(older)] |= older if state.view.alive is None else older & state.view.alive[: len(older)]
+        return mask
+
+    def _snapshot_at(self, place: str | None) -> Snapshot | None:
+        known = self._snapshot
+        return known[1] if known is not None and known[0] == place else None
 
     def _mask(
         self, tx: SqliteTransaction, state: State, condition: str, parameters: tuple[Any, ...], above: int
