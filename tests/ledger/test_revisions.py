@@ -81,7 +81,7 @@ def write(ledger: Ledger, docs: CollectionRecord, one: Revision) -> bool:
 
 
 def served(ledger: Ledger, docs: CollectionRecord, one: Revision) -> list[str]:
-    live = ledger.documents.live(docs.generation_id, [chunk.point_id for chunk in one.new], None)
+    live = ledger.documents.live(docs.collection_id, docs.generation_id, [chunk.point_id for chunk in one.new], None)
     return sorted(chunk.content for chunk in live.values())
 
 
@@ -232,7 +232,7 @@ def test_the_live_clause_is_the_check(ledger: Ledger, docs: CollectionRecord) ->
     second = revision_of(ledger, docs, "a", "new \0 one", "two")
     assert write(ledger, docs, second)
     ids = [chunk.point_id for chunk in (*first.new, *second.new)]
-    clause = ledger.documents.live_clause(docs.generation_id, None)
+    clause = ledger.documents.live_clause(docs.collection_id, docs.generation_id, None)
     found: dict[bytes, tuple[object, ...]] = {}
     with ledger.database.read() as tx:
         for one in ids:
@@ -241,10 +241,10 @@ def test_the_live_clause_is_the_check(ledger: Ledger, docs: CollectionRecord) ->
             values = (*clause.parameters[:place], one, *clause.parameters[place:])
             for row in tx.execute(f"{before}?{after}", values):
                 found[one] = row
-    live = ledger.documents.live(docs.generation_id, ids, None)
+    live = ledger.documents.live(docs.collection_id, docs.generation_id, ids, None)
     assert ledger.documents.live_from(found) == live
     assert sorted(chunk.content for chunk in live.values()) == ["new \0 one", "two"]
-    other = ledger.documents.live_clause(docs.generation_id, "somebody")
+    other = ledger.documents.live_clause(docs.collection_id, docs.generation_id, "somebody")
     assert other.sql.count("?") == len(other.parameters) == len(clause.parameters) + 1
 
 

@@ -75,8 +75,9 @@ _DOCUMENT = (
 
 
 _CHUNK = "c.point_id, c.chunk_id, d.document_id, d.tenant_id, c.content, c.metadata, c.section, c.position"
-# The fields are looked up once, not for each row: every chunk of a generation is of one collection.
-_FIELDS = "SELECT k.fields FROM sl_generations g JOIN sl_collections k USING (collection_id) WHERE g.generation_id = ?"
+# The fields are looked up once, not for each row: every chunk of a generation is of one collection. And by its own key
+# alone: in Postgres another table and its index cost as much as to check a few hits.
+_FIELDS = "SELECT k.fields FROM sl_collections k WHERE k.collection_id = ?"
 _SHOWN = f"{_CHUNK}, ({_FIELDS}) AS fields"
 _LIVE = (
     f"SELECT {_SHOWN} FROM sl_chunks c JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
@@ -194,7 +195,9 @@ class Documents:
                     found[row[1]].append(ChunkRecord(*(*row[:8], IndexStatus(row[8]), row[9])))
         return found
 
-    def live(self, generation_id: int, point_ids: Sequence[bytes], tenant: str | None) -> dict[bytes, LiveChunk]:
+    def live(
+        self, collection_id: int, generation_id: int, point_ids: Sequence[bytes], tenant: str | None
+    ) -> dict[bytes, LiveChunk]:
         """The check of every search: of these points, those that may be shown to this tenant."""
         found: dict[bytes, LiveChunk] = {}
         own = "" if tenant is None else " AND d.tenant_id = ?"
@@ -203,13 +206,13 @@ class Documents:
                 chosen, ids = self._sql.among("c.point_id", part)
                 rows = tx.execute(
                     f"{_LIVE} WHERE {chosen} AND s.index_status = 'indexed'{own}",
-                    (generation_id, generation_id, *ids, *(() if tenant is None else (tenant,))),
+                    (collection_id, generation_id, *ids, *(() if tenant is None else (tenant,))),
                 )
                 found.update((row[0], _live_chunk(row)) for row in rows)
         return found
 
     def live_since(
-        self, generation_id: int, point_ids: Sequence[bytes], tenant: str | None, since: float
+        self, collection_id: int, generation_id: int, point_ids: Sequence[bytes], tenant: str | None, since: float
     ) -> tuple[dict[bytes, LiveChunk], bool]:
         """`live`, and whether a document of one of these points was switched since then: both of one moment."""
         found: dict[bytes, LiveChunk] = {}
@@ -223,7 +226,7 @@ class Documents:
                     "JOIN sl_documents d ON d.document_key = c.document_key "
                     "LEFT JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
                     f"WHERE {chosen}{own}",
-                    (since, generation_id, generation_id, *ids, *(() if tenant is None else (tenant,))),
+                    (since, collection_id, generation_id, *ids, *(() if tenant is None else (tenant,))),
                 )
                 for switched, indexed, *row in rows:
                     has_moved = has_moved or bool(switched)
@@ -231,7 +234,7 @@ class Documents:
                         found[row[0]] = _live_chunk(row)
         return found, has_moved
 
-    def live_clause(self, generation_id: int, tenant: str | None) -> LiveClause:
+    def live_clause(self, collection_id: int, generation_id: int, tenant: str | None) -> LiveClause:
         """The same check, for a store in the same database to join to its own statement; `live_from` reads its rows."""
         own = "" if tenant is None else " AND d.tenant_id = ?"
         return LiveClause(
@@ -239,7 +242,7 @@ class Documents:
             "JOIN sl_states s ON s.generation_id = ? AND s.chunk_key = c.chunk_key "
             "JOIN sl_documents d ON d.document_key = c.document_key "
             f"WHERE c.point_id = found.point_id AND s.index_status = 'indexed'{own}",
-            (generation_id, generation_id, *(() if tenant is None else (tenant,))),
+            (collection_id, generation_id, *(() if tenant is None else (tenant,))),
         )
 
     def live_from(self, rows: Mapping[bytes, Sequence[Any]]) -> dict[bytes, LiveChunk]:

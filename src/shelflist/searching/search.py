@@ -173,7 +173,8 @@ class Searcher:
         generation = self._collection.generation_id
         scope = scope_of(self._store, self._ledger, self._spec, generation, filter, tenant)
         if self._joins_live:
-            scope = replace(scope, live=self._ledger.documents.live_clause(generation, tenant))
+            clause = self._ledger.documents.live_clause(self._collection.collection_id, generation, tenant)
+            scope = replace(scope, live=clause)
         return scope
 
     def _steady(self, ask: Callable[[], Answer], *, one_statement: bool = False) -> Answer:
@@ -370,17 +371,17 @@ class Searcher:
     ) -> _Leg:
         """Ask for more until enough candidates pass the ledger's check and `matches`, or none are left."""
         limit, came = wanted, -1
+        documents = self._ledger.documents
+        whose = (self._collection.collection_id, self._collection.generation_id)
         while True:
             found = ask(limit)
             ids = [item.point_id for item in found.items]
             if found.live is not None:
-                live = self._ledger.documents.live_from(found.live)
+                live = documents.live_from(found.live)
             elif self._together:
-                live = self._ledger.documents.live(self._collection.generation_id, ids, scope.tenant)
+                live = documents.live(*whose, ids, scope.tenant)
             else:
-                live, has_moved = self._ledger.documents.live_since(
-                    self._collection.generation_id, ids, scope.tenant, self._since
-                )
+                live, has_moved = documents.live_since(*whose, ids, scope.tenant, self._since)
                 self._checks.append(has_moved)
             refused = len(ids) - len(live)
             passed = [one for one in ids if one in live and (matches is None or matches(live[one]))]

@@ -235,7 +235,7 @@ def test_a_check_that_was_planned_for_a_small_ledger_is_planned_anew(ledgers: Ma
 
     def plan() -> str:
         for _ in range(12):
-            assert len(ledger.documents.live(docs.generation_id, ids, None)) == 10
+            assert len(ledger.documents.live(docs.collection_id, docs.generation_id, ids, None)) == 10
         with database.read() as tx:
             ((name, _),) = tx.execute(prepared).fetchall()
             points = ", ".join(f"decode('{one.hex()}', 'hex')" for one in ids)
