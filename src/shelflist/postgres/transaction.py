@@ -176,16 +176,14 @@ def _rows(cursor: psycopg.Cursor[Any]) -> Rows:
     if result is None or not result.nfields:
         return Rows([], cursor.rowcount)
     rows = cursor.fetchall()
-    if rows:
-        for place in range(result.nfields):
-            kind = result.ftype(place)
-            if kind in _TEXT_TYPES:
-                if any(row[place] is not None and "\1" in row[place] for row in rows):
-                    rows = [(*row[:place], row[place] and unescaped(row[place]), *row[place + 1 :]) for row in rows]
-            elif kind in _TEXT_LISTS and any(
-                row[place] and any("\1" in one for one in row[place] if one) for row in rows
-            ):
-                rows = [(*row[:place], _all_unescaped(row[place]), *row[place + 1 :]) for row in rows]
+    kinds = [result.ftype(place) for place in range(result.nfields)] if rows else []
+    texts = [place for place, kind in enumerate(kinds) if kind in _TEXT_TYPES]
+    if "\1" in "".join([row[place] or "" for place in texts for row in rows]):  # one look, as it is hardly ever there
+        for place in texts:
+            rows = [(*row[:place], row[place] and unescaped(row[place]), *row[place + 1 :]) for row in rows]
+    for place, kind in enumerate(kinds):
+        if kind in _TEXT_LISTS and any(row[place] and any("\1" in one for one in row[place] if one) for row in rows):
+            rows = [(*row[:place], _all_unescaped(row[place]), *row[place + 1 :]) for row in rows]
     return Rows(rows, cursor.rowcount)
 
 

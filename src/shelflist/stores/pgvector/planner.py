@@ -13,7 +13,7 @@ Postgres's planner does not look over.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from shelflist.core.errors import StoreError
 from shelflist.core.transaction import LiveClause
@@ -27,6 +27,7 @@ from shelflist.stores.pgvector.rows import bit_bytes, vector_bytes
 from shelflist.stores.pgvector.schema import (
     MOST_EFFORT,
     SYMBOLS,
+    VectorIndex,
     bits_type,
     lists,
     row_bytes,
@@ -58,6 +59,7 @@ SESSION: dict[str, str | int | float] = {
 this kind is served well by a disk on which the next page is four times as near as any other."""
 
 Way = Literal["vector", "signs", "exact"]
+_ID = "uuid_send(p.point_id) AS point_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One statement and how its answer is to be read: rows of (point_id, distance, candidates, live columns …).
+    """One statement and how its answer is to be read: rows of (point_id, distance, candidates, live columns …),
+    in no order.
 
     `depth`: with fewer candidates than this every match was rescored. `plan` is for people. `prepare`: one plan serves every
     such statement, so it need not be made anew, which takes as long as the search; where a filter's value decides what is
@@ -157,47 +160,61 @@ def step(
         )
         found = Sql(inner, (*where.parameters, bits, depth, sent))
         return Step(way, _answer(found, limit, scope.live), depth, f"sign bits in the index, {depth} rescored")
-    order, ordered_by, breadth = _index_order(spec, query, sent, limit, facts)
     is_filtered = scope.filter is not None or scope.tenant is not None
+    index = vector_index(spec)
+    assert index is not None
+    breadth = _breadth(index, spec, limit, facts)
     setting, effort = _effort(spec, params, facts, max(limit, breadth), is_filtered=is_filtered)
-    inner = (
-        f"SELECT p.point_id, {distance}, 0 AS candidates FROM (SELECT p.point_id, p.embedding FROM {name} p "
-        f"WHERE (SELECT set_config('{setting}', ?, true)) IS NOT NULL AND {where.text} ORDER BY {order} LIMIT {breadth}) p OFFSET 0"
-    )
-    found = Sql(inner, (sent, str(effort), *where.parameters, *ordered_by))
     kind = "HNSW" if setting.startswith("hnsw") else "IVFFlat"
     plan = f"{kind}, {setting.partition('.')[2]} {effort}"
+    guarded = f"{name} p WHERE (SELECT set_config('{setting}', ?, true)) IS NOT NULL AND {where.text}"
+    values = (sent, str(effort), *where.parameters)
+    if index.form == "vector":
+        # The index knows the distances themselves, so nothing need be rescored.
+        nearest = f"SELECT {_ID}, {distance}, 0 AS candidates FROM {guarded} ORDER BY p.embedding {SYMBOLS[spec.metric]} ?::vector"
+        found = Sql(f"{nearest} LIMIT {limit}", (*values, sent))
+        return Step(way, _checked(found, scope.live), 0, plan, prepare=not is_filtered)
+    order, ordered_by = _index_order(index, spec, query, sent)
+    inner = (
+        f"SELECT p.point_id, {distance}, 0 AS candidates FROM (SELECT p.point_id, p.embedding FROM {guarded} "
+        f"ORDER BY {order} LIMIT {breadth}) p OFFSET 0"
+    )
+    found = Sql(inner, (*values, ordered_by))
     return Step(way, _answer(found, limit, scope.live), 0, plan, prepare=not is_filtered)
 
 
 def _answer(found: Sql, limit: int, live: LiveClause | None) -> Sql:
     """The nearest of what was found, with the ledger's check beside each where there is one."""
     # The limit in words: a plan that is kept knows it.
-    columns = "uuid_send(f.point_id) AS point_id, f.distance, f.candidates"
-    text = f"SELECT {columns} FROM ({found.text}) f ORDER BY f.distance, f.point_id LIMIT {limit}"
+    columns = f"{_ID}, p.distance, p.candidates"
+    text = f"SELECT {columns} FROM ({found.text}) p ORDER BY p.distance, p.point_id LIMIT {limit}"
+    return _checked(Sql(text, found.parameters), live)
+
+
+def _checked(found: Sql, live: LiveClause | None) -> Sql:
+    """In no order: to sort a few rows here is quicker than to ask Postgres for another sort."""
     if live is None:
-        return Sql(text, found.parameters)
+        return found
     return Sql(
-        f"SELECT found.*, live.* FROM ({text}) found LEFT JOIN LATERAL (SELECT true AS shown, own.* FROM ({live.sql}) own) "
-        "live ON true ORDER BY found.distance, found.point_id",
+        f"SELECT found.*, live.* FROM ({found.text}) found LEFT JOIN LATERAL (SELECT true AS shown, own.* FROM ({live.sql}) own) "
+        "live ON true",
         (*found.parameters, *live.parameters),
     )
 
 
-def _index_order(
-    spec: GenerationSpec, query: Vector, sent: Wire, limit: int, facts: Facts
-) -> tuple[str, tuple[Any, ...], int]:
-    """What the vector index is ordered by, its values, and how many rows of it are rescored."""
-    index = vector_index(spec)
-    assert index is not None
-    symbol = SYMBOLS[spec.metric]
-    if index.form == "vector":
-        return f"p.embedding {symbol} ?::vector", (sent,), limit
+def _breadth(index: VectorIndex, spec: GenerationSpec, limit: int, facts: Facts) -> int:
+    """How many rows of the index are rescored."""
+    if index.form == "bits":
+        return depth_for(spec, facts, limit)
+    return limit + 10 if index.form == "half" else limit
+
+
+def _index_order(index: VectorIndex, spec: GenerationSpec, query: Vector, sent: Wire) -> tuple[str, Wire]:
+    """What an index of less than the vectors is ordered by, and its value."""
     if index.form == "half":
         half = f"halfvec({spec.dimensions})"
-        return f"p.embedding::{half} {symbol} (?::vector)::{half}", (sent,), limit + 10
-    bits = Wire(bit_bytes(sign_bits(query[None])[0]))
-    return f"p.bits <~> ?::{bits_type(spec)}", (bits,), depth_for(spec, facts, limit)
+        return f"p.embedding::{half} {SYMBOLS[spec.metric]} (?::vector)::{half}", sent
+    return f"p.bits <~> ?::{bits_type(spec)}", Wire(bit_bytes(sign_bits(query[None])[0]))
 
 
 def _effort(

@@ -59,19 +59,23 @@ class Searches:
             way = self._way(tx, spec, scope, where, params, facts, limit)
 
             def go(way: Way) -> tuple[Step, list[tuple[Any, ...]]]:
-                one = step(way, spec, scope, where, query, limit + 1, params, facts)
+                # One more tells whether there are more; of an index that came with all it was asked for, it is taken so.
+                asked = limit if way == "vector" else limit + 1
+                one = step(way, spec, scope, where, query, asked, params, facts)
                 sent = one.statement
-                return one, tx.execute(sent.text, sent.parameters, prepare=one.prepare).fetchall()
+                found = tx.execute(sent.text, sent.parameters, prepare=one.prepare).fetchall()
+                return one, sorted(found, key=_nearness)
 
             done, rows = go(way)
             plan = done.plan
-            if way == "vector" and len(rows) <= limit:
+            if way == "vector" and len(rows) < limit:
                 done, rows = go("exact")
                 plan = f"{plan}, which came short; {done.plan}"
         exact = done.way == "exact" or (done.way == "signs" and (not rows or rows[0][2] < done.depth))
         items = [Candidate(row[0], _finite(row[1])) for row in rows[:limit]]
         live = None if scope.live is None else {row[0]: row[4:] for row in rows[:limit] if row[3]}
-        return Candidates(items, exact=exact, exhausted=len(rows) <= limit, plan=plan, live=live)
+        exhausted = done.way != "vector" and len(rows) <= limit
+        return Candidates(items, exact=exact, exhausted=exhausted, plan=plan, live=live)
 
     def by_words(
         self, spec: GenerationSpec, terms: Sequence[str], common: Set[str], limit: int, scope: Scope
@@ -177,6 +181,10 @@ class Searches:
             while len(self._matches) > _MATCHES_KEPT:
                 self._matches.popitem(last=False)
         return matches
+
+
+def _nearness(row: Sequence[Any]) -> tuple[float, bytes]:
+    return _finite(row[1]), row[0]
 
 
 def _finite(distance: float) -> float:
