@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from _pytest.outcomes import Failed
 
-from shelflist.core.errors import StoreError
+from shelflist.core.errors import InvalidVector, StoreError
 from shelflist.core.filters.nodes import And, Comparison, Filter, Not, Operator, Or
 from shelflist.core.types import Candidates, IndexStatus, Point, SearchParams, UpsertResult, Vector
 from shelflist.stores.memory import MemoryStore
@@ -110,6 +110,52 @@ class ForgetsOne(MemoryStore):
     def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
         result = super().upsert(spec, points[:-1])
         return UpsertResult([*result.stored, *(p.point_id for p in points[-1:])])
+
+
+class StoresUntilTheBadOne(MemoryStore):
+    def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
+        return UpsertResult(
+            [one for point in points for one in super(StoresUntilTheBadOne, self).upsert(spec, [point]).stored]
+        )
+
+
+class SkipsBadVectors(MemoryStore):
+    def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
+        good = [p for p in points if p.vector.shape == (spec.dimensions,) and np.isfinite(p.vector).all()]
+        bad = {p.point_id: "no vector" for p in points if p not in good}
+        return UpsertResult(super().upsert(spec, good).stored, bad)
+
+
+class NamesNoBadVector(MemoryStore):
+    def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
+        try:
+            return super().upsert(spec, points)
+        except InvalidVector as error:
+            raise type(error)("one of the vectors is bad") from None
+
+
+def _large(point: Point) -> bool:
+    return len(str(point.metadata)) + len(point.content) + len(point.document_id) > 20_000
+
+
+class LosesLargeItems(MemoryStore):
+    def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
+        super().upsert(spec, [point for point in points if not _large(point)])
+        return UpsertResult([point.point_id for point in points])
+
+
+class CutsLongTexts(MemoryStore):
+    def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
+        return super().upsert(
+            spec, [replace(p, metadata={**p.metadata, "title": str(p.metadata.get("title"))[:9]}) for p in points]
+        )
+
+
+class RefusesAllForOne(MemoryStore):
+    def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
+        if any(map(_large, points)):
+            return UpsertResult([], {point.point_id: "too large" for point in points})
+        return super().upsert(spec, points)
 
 
 class AcknowledgesNothing(MemoryStore):
@@ -285,6 +331,8 @@ def _filters(rule: Callable[[Comparison, Any], bool | None], group: str) -> Answ
     return filter_fault(rule), "test_filter_cases", {"group": group}
 
 
+_BAD_VECTOR = "test_a_bad_vector_is_named_and_nothing_of_its_batch_is_written"
+_TOO_LARGE = "test_an_item_too_large_for_the_store_is_named_and_the_others_are_stored"
 FAULTS: dict[str, Answer] = {
     "NULL is unequal to nothing": _filters(null_is_unequal_to_nothing, "missing and null match nothing"),
     "numbers never equal": _filters(equality_never_matches_numbers, "int"),
@@ -297,6 +345,12 @@ FAULTS: dict[str, Answer] = {
     "random filters": (filter_fault(null_is_unequal_to_nothing), "test_random_filters", {}),
     "forgets a point": (ForgetsOne, "test_upsert_is_idempotent", {}),
     "acknowledges nothing": (AcknowledgesNothing, "test_upsert_acknowledges_every_id", {}),
+    "stores until the bad one": (StoresUntilTheBadOne, _BAD_VECTOR, {"kind": "NaN"}),
+    "skips bad vectors": (SkipsBadVectors, _BAD_VECTOR, {"kind": "a dimension too few"}),
+    "names no bad vector": (NamesNoBadVector, _BAD_VECTOR, {"kind": "all zeros"}),
+    "loses large items": (LosesLargeItems, _TOO_LARGE, {"large": "text"}),
+    "cuts long texts": (CutsLongTexts, _TOO_LARGE, {"large": "field"}),
+    "refuses all for one": (RefusesAllForOne, _TOO_LARGE, {"large": "document_id"}),
     "serves stale": (ServesStale, "test_set_stale_hides_but_keeps", {}),
     "deletes stale": (DeletesStale, "test_set_stale_hides_but_keeps", {}),
     "keeps deleted": (KeepsDeleted, "test_delete_and_unknown_ids", {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -74,7 +75,12 @@ class Store(Protocol):
         ...
 
     def upsert(self, spec: GenerationSpec, points: Sequence[Point]) -> UpsertResult:
-        """Write points; writing the same point again changes nothing. Returns what is stored, item by item."""
+        """Write points; writing the same point again changes nothing. Returns what is stored, item by item.
+
+        A vector that is none (dimensions, NaN, infinity, zeros under cosine) is the caller's mistake: DimensionMismatch
+        or InvalidVector names the first such point, and nothing of the batch is written. What the store cannot hold, such
+        as too long a text, is in `failed` with the reason, and the other points are stored.
+        """
         ...
 
     def delete(self, spec: GenerationSpec, point_ids: Sequence[bytes]) -> None:
@@ -159,15 +165,23 @@ class Store(Protocol):
 
 
 def checked_vectors(spec: GenerationSpec, points: Sequence[Point]) -> Vector:
-    """The points' vectors as one float32 array of shape (n, dimensions), or the error of the first bad one."""
+    """The points' vectors as one float32 array of shape (n, dimensions), or the error of the first bad one, named."""
     try:
         rows = np.array([point.vector for point in points], dtype=np.float32)
     except (TypeError, ValueError):
         rows = np.empty((0, 0), np.float32)
     whole = rows.shape == (len(points), spec.dimensions) and bool(np.isfinite(rows).all())
     if not whole or (spec.metric == "cosine" and not rows.any(axis=1).all()):
-        rows = np.array([checked_vector(spec, point.vector) for point in points], dtype=np.float32)
+        rows = np.array([_named(spec, point) for point in points], dtype=np.float32)
     return rows.reshape(len(points), spec.dimensions)
+
+
+def _named(spec: GenerationSpec, point: Point) -> Vector:
+    try:
+        return checked_vector(spec, point.vector)
+    except InvalidVector as error:
+        chunk = uuid.UUID(bytes=point.chunk_id)
+        raise type(error)(f"The chunk {chunk} of document {point.document_id[:200]!r}: {error}") from None
 
 
 def checked_vector(spec: GenerationSpec, vector: Vector) -> Vector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shelflist.testing.store_batches import BatchTests
 from shelflist.testing.store_durability import DurabilityTests
 from shelflist.testing.store_filters import FilterTests
 from shelflist.testing.store_keywords import KeywordTests
@@ -11,7 +12,9 @@ from shelflist.testing.store_tenants import TenantTests
 from shelflist.testing.store_threads import ThreadTests
 
 
-class StoreSuite(RowTests, SearchTests, KeywordTests, FilterTests, TenantTests, DurabilityTests, ThreadTests):
+class StoreSuite(
+    RowTests, BatchTests, SearchTests, KeywordTests, FilterTests, TenantTests, DurabilityTests, ThreadTests
+):
     """Subclass it as `Test…` and override the fixture `store`: yield a fresh, empty store, close it at the end.
 
     A durable store overrides `reopen` too: return a callable that opens the same place once more, whether the
