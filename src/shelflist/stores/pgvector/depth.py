@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from shelflist.core.fields import FieldType
-from shelflist.core.types import Vector
+from shelflist.core.types import Metric, Vector
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.signs import Codes, sign_bits
 from shelflist.postgres import PostgresTransaction
 from shelflist.stores._sql import Sql
 from shelflist.stores.pgvector.filters import column
-from shelflist.stores.pgvector.rows import vector_of
+from shelflist.stores.pgvector.rows import bits_of, vectors_of
 from shelflist.stores.protocol import GenerationSpec
 
 WANTED = 0.98
@@ -55,8 +55,8 @@ def measured_depth(
 
 def _places(found: Vector, differing: npt.NDArray[np.int64]) -> Vector:
     """Where the nearest by distance stand in the order of differing bits, counted from 1."""
-    best = nearest(found, _NEAREST)
-    return 1 + np.searchsorted(np.sort(differing), differing[best]).astype(np.float32)
+    fewer = np.cumsum(np.bincount(differing + 1))  # by number of bits: how many rows differ in fewer
+    return 1 + fewer[differing[nearest(found, _NEAREST)]].astype(np.float32)
 
 
 def _looked_at(
@@ -82,9 +82,9 @@ def _looked_at(
         if not page:
             break
         last = page[-1][0]
-        vectors = prepared(np.stack([vector_of(row[1]) for row in page]), spec.metric)
-        codes = np.stack([np.frombuffer(row[2], np.uint8, offset=4) for row in page])
-        found.append(np.stack([distances(vectors, query, spec.metric) for query in queries], axis=1))
+        vectors = prepared(vectors_of([row[1] for row in page]), spec.metric)
+        codes = bits_of([row[2] for row in page])
+        found.append(_distances(vectors, queries, spec.metric))
         differing.append(differing_bits(codes, asked_codes))
         ids += [row[0].bytes for row in page]
         matching.append(np.array([row[3:] for row in page], dtype=np.bool_).T)
@@ -92,6 +92,14 @@ def _looked_at(
         nothing = np.empty((0, len(queries)), np.float32)
         return ids, nothing, nothing.astype(np.int64), np.empty((len(conditions), 0), np.bool_)
     return ids, np.concatenate(found), np.concatenate(differing), np.concatenate(matching, axis=1)
+
+
+def _distances(vectors: Vector, queries: Vector, metric: Metric) -> Vector:
+    """Of n prepared vectors to q prepared queries: shape (n, q)."""
+    if metric == "l2":
+        return np.stack([distances(vectors, query, metric) for query in queries], axis=1)
+    # All queries in one product, which reads the vectors once.
+    return (1.0 if metric == "cosine" else 0.0) - vectors @ queries.T
 
 
 def differing_bits(codes: Codes, asked: Codes) -> npt.NDArray[np.int64]:

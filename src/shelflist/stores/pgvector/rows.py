@@ -12,7 +12,7 @@ import numpy as np
 
 from shelflist.core.fields import Fields, FieldType
 from shelflist.core.types import IndexStatus, Metadata, Point, Vector
-from shelflist.engine.signs import sign_bits
+from shelflist.engine.signs import Codes, sign_bits
 from shelflist.postgres.statements import escaped, unescaped
 from shelflist.stores.pgvector.filters import KEY_LENGTH, column, key
 from shelflist.stores.protocol import GenerationSpec
@@ -89,6 +89,16 @@ def select_sql(spec: GenerationSpec) -> str:
 
 def vector_of(sent: bytes) -> Vector:
     return np.frombuffer(sent, ">f4", offset=4).astype(np.float32)
+
+
+def vectors_of(sent: Sequence[bytes]) -> Vector:
+    """Many at once: shape (n, dimensions)."""
+    return np.frombuffer(b"".join(sent), ">f4").reshape(len(sent), -1)[:, 1:].astype(np.float32)
+
+
+def bits_of(sent: Sequence[bytes]) -> Codes:
+    """Sign bits as they were sent: shape (n, bytes)."""
+    return np.frombuffer(b"".join(sent), np.uint8).reshape(len(sent), -1)[:, 4:]
 
 
 def vector_bytes(vector: Vector) -> bytes:
