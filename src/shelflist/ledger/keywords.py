@@ -128,8 +128,9 @@ class TantivyKeywords:
         return (found[0], found[1]) if found else None
 
     def _rows(self, tx: Transaction, condition: str, parameters: Sequence[int]) -> list[KeywordRow]:
+        # CROSS, because SQLite then keeps to this order: it would read the whole collection for each few chunks.
         found = tx.execute(
-            "SELECT c.chunk_key, c.content, d.tenant_id FROM sl_chunks c JOIN sl_documents d USING (document_key) "
+            "SELECT c.chunk_key, c.content, d.tenant_id FROM sl_chunks c CROSS JOIN sl_documents d USING (document_key) "
             f"WHERE d.collection_id = ? AND {condition}",
             (self._collection_id, *parameters),
         )
