@@ -145,7 +145,8 @@ class Session:
             ),
             auth_client_secret=Auth.api_key(server.api_key) if server.api_key else None,
             additional_config=AdditionalConfig(
-                timeout=Timeout(init=server.timeout, query=server.timeout, insert=server.timeout)
+                timeout=Timeout(init=server.timeout, query=server.timeout, insert=server.timeout),
+                trust_env=_names_authorities(),
             ),
             skip_init_checks=True,  # they ask a package registry whether the client is the newest
         )
@@ -234,10 +235,13 @@ class Session:
                 "SHELFLIST_WEAVIATE_API_KEY or SHELFLIST_API_KEY."
             )
         if _TLS.search(text):
-            other = "Leave out tls=1" if self.server.tls else "Add tls=1 to the URL"
-            return StoreError(
-                f"{where} and this URL do not agree about TLS ({said}). {other}, or check the certificate."
-            )
+            helps = "Add tls=1 to the URL, or check the certificate."
+            if self.server.tls:
+                helps = (
+                    "Leave out tls=1, or check the certificate. An authority of your own is named in SSL_CERT_FILE and "
+                    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, both."
+                )
+            return StoreError(f"{where} and this URL do not agree about TLS ({said}). {helps}")
         if status == "DEADLINE_EXCEEDED" or "context deadline exceeded" in text:
             return StoreTimeout(
                 f"{where} did not answer within {self.server.timeout:g} s. Raise it with timeout= of the URL, or look "
@@ -256,6 +260,12 @@ class Session:
     def _without_secret(self, text: str) -> str:
         said = " ".join(self.server.hidden(text).split())
         return said if len(said) <= 300 else said[:297] + "..."
+
+
+def _names_authorities() -> bool:
+    """Whether the environment says whose certificates to trust. The client looks there only if it may take the proxies
+    from there too, so it is not told to without need."""
+    return bool(os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))
 
 
 def _whole_text(error: BaseException) -> str:
