@@ -1,7 +1,8 @@
 """Closing the segments that Milvus writes to, until searches are answered from the index that was built of them.
 
 A segment that is written to has an index for the time being, with a recall that nobody chose (.87 was measured). A closed
-one that is built takes its place only when the query coordinator next looks, up to ten seconds later, unless it is told.
+one that is built takes its place only when the query coordinator next looks, every ten seconds. Told of it, the coordinator
+loads it at once, but still changes over when it next looks: `refresh_load` was seen to take from .6 to 9.6 s.
 """
 
 from __future__ import annotations
