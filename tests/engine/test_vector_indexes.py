@@ -241,7 +241,7 @@ def test_the_way_that_a_search_goes(view: View, queries: Vector) -> None:
         10,
     )
     assert plan_of(view, Matches(half), query, index=Hnsw(full_scan_threshold=100))[0].startswith(
-        "codes of 3000 rows, 225"
+        "codes of 3000 rows, 300"
     )
     assert plan_of(view, Matches(half), query)[1]  # few enough
     assert plan_of(view, everything(view), query, limit=4_000) == (

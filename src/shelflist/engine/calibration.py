@@ -23,9 +23,12 @@ from shelflist.engine.graph import Graph
 NEIGHBOURS = 10
 SAMPLES = 400
 _SHIFTS = (0.5, 0.8)
-_GRAPH_MARGIN, _CODES_MARGIN, _CELLS_MARGIN = 0.1, 0.5, 0.3
+_EASY = 0.1
+"""Share that may be missed up to which samples and real questions agree. Beyond it the hardest decide, and with codes real
+questions have harder ones than the samples, with the graph less hard ones."""
+_CODES_MARGIN, _CELLS_MARGIN = 0.5, 0.3
 """Of what is allowed to be missed: samples differ, and so do questions."""
-_DEEPER = 2.4
+_GRAPH_SLACK, _DEEPER = 0.7, 1.25
 _LEAST_EFFORT, _MOST_EFFORT = 16, 2_048
 _DEEPEST = 2_000
 _FEW = (500, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
@@ -86,7 +89,8 @@ def depth_for(codes: Codes | PackedCodes, queries: Vector, truth: Positions, tar
         order = codes.nearest(query, most)
         hits = truth[i][:, None] == order[None, :]
         ranks[i] = np.where(hits.any(axis=1), hits.argmax(axis=1), most)
-    needed = int(_DEEPER * (np.quantile(ranks, _aimed(target, _CODES_MARGIN), method="higher") + 1))
+    deeper = _DEEPER / _hardness(target)
+    needed = int(deeper * (np.quantile(ranks, _aimed(target, _CODES_MARGIN), method="higher") + 1))
     return needed if needed <= most else None
 
 
@@ -96,7 +100,7 @@ def effort_for(graph: Graph, queries: Vector, truth: Positions, target: float) -
         lambda query, effort: graph.nearest(query, graph_candidates(NEIGHBOURS), effort),
         queries,
         truth,
-        _aimed(target, _GRAPH_MARGIN),
+        _aimed(target, _GRAPH_SLACK * (_hardness(target) - 1)),
         between=(_LEAST_EFFORT, _MOST_EFFORT),
     )
 
@@ -189,6 +193,11 @@ def _seconds(ask: Callable[[Vector], None], queries: Vector) -> float:
 def graph_candidates(limit: int) -> int:
     """How many of the graph's candidates are compared whole for `limit` hits: it ranks by shortened vectors."""
     return max(2 * limit, 20)
+
+
+def _hardness(target: float) -> float:
+    """1 at a target of .9, .71 at .95, .45 at .98, .32 at .99."""
+    return float(np.sqrt((1 - target) / _EASY))
 
 
 def _aimed(target: float, margin: float) -> float:

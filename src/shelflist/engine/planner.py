@@ -26,7 +26,7 @@ FEW_MATCHES = 3_000
 """Up to so many are compared exactly, where the snapshot has not measured how many it should be."""
 _MOST = 0.6
 """Share of all rows that must live and match for the graph to be asked first: among the dead it loses its way."""
-_UNKNOWN_FILTER = 1.5
+_UNKNOWN_FILTER = 2.0
 """A filter that nothing was measured for may be correlated against the query, and is looked at so much deeper."""
 
 
