@@ -3,7 +3,7 @@
     python bench/calibration.py                  # three sets of shared/data; about six minutes
 
 For each set and target: the ef_search that calibration chooses, the recall@10 that real questions then have, and the least
-that those would have needed; the same for the depth of the codes. Beside them the recall of stored vectors taken as
+that those would have needed; the same for the depth of the codes, and for the nprobe of cells at that depth. Beside them the recall of stored vectors taken as
 questions, which is why calibration does not take them.
 """
 
@@ -20,7 +20,15 @@ import numpy as np
 import report
 
 from shelflist.embedders.static import StaticEmbedder
-from shelflist.engine.calibration import depth_for, effort_for, graph_candidates, sample_queries, true_neighbours
+from shelflist.engine.calibration import (
+    depth_for,
+    effort_for,
+    graph_candidates,
+    probes_for,
+    sample_queries,
+    true_neighbours,
+)
+from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes
 from shelflist.engine.exact import prepared
 from shelflist.engine.graph import Graph
@@ -81,6 +89,7 @@ def main() -> int:
         stored = vectors[np.random.default_rng(1).integers(0, len(vectors), len(questions))]
         graph = Graph.build(vectors, "cosine", m=M, ef_construction=EF_CONSTRUCTION)
         codes = Codes.build(vectors, "cosine")
+        cells = Cells.build(vectors, "cosine", nlist=None, bits=1)
 
         def by_graph(effort: int, graph: Graph = graph) -> Callable[[Any], Any]:
             return lambda query: graph.nearest(query, graph_candidates(10), effort)
@@ -89,9 +98,16 @@ def main() -> int:
             return lambda query: codes.nearest(query, depth)
 
         for wanted in TARGETS:
+            depth = depth_for(codes, samples, nearest, wanted, len(vectors))
+            assert depth is not None
+
+            def by_cells(probes: int, cells: Cells = cells, depth: int = depth) -> Callable[[Any], Any]:
+                return lambda query: cells.nearest(query, depth, probes)
+
             for way, chosen, ask, most in (
-                ("graph", effort_for(graph, vectors, samples, nearest, wanted), by_graph, MOST_EFFORT),
-                ("codes", depth_for(codes, samples, nearest, wanted, len(vectors)), by_codes, MOST_DEPTH),
+                ("graph", effort_for(graph, samples, nearest, wanted), by_graph, MOST_EFFORT),
+                ("codes", depth, by_codes, MOST_DEPTH),
+                ("cells", probes_for(cells, depth, samples, nearest, wanted), by_cells, cells.cells),
             ):
                 reached = None if chosen is None else recall(ask(chosen), questions, truth)
                 of_stored = (
