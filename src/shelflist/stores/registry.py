@@ -1,4 +1,4 @@
-"""Which store answers to which URL. A store is one file here and one line below."""
+"""Which store answers to which URL. A store is a folder or a file here and one line below."""
 
 from __future__ import annotations
 
