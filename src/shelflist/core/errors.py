@@ -2,7 +2,7 @@
 
     ShelflistError
     ├── ConfigError            UnknownStore  MissingDependency  CollectionNotFound  CollectionMismatch
-    ├── InvalidInput           EmptyText  InvalidVector  DimensionMismatch  DuplicateChunk  ChunkTooLarge
+    ├── InvalidInput           EmptyText  InvalidVector  DimensionMismatch  ChunkTooLarge
     │                          UnreadableSource
     ├── FieldError             UnknownField  WrongFieldType
     ├── FilterError            InvalidFilter  FilterTooBroad
@@ -70,10 +70,6 @@ class InvalidVector(InvalidInput):
 
 class DimensionMismatch(InvalidVector):
     """A vector has another number of dimensions than the collection."""
-
-
-class DuplicateChunk(InvalidInput):
-    """One batch holds the same id twice."""
 
 
 class ChunkTooLarge(InvalidInput):

@@ -40,7 +40,6 @@ from shelflist.stores.protocol import Scope
 
 POOL = 100
 """Candidates that each leg of a hybrid search contributes."""
-DEFAULT_ALPHA = 0.5
 _TRIES = 50
 _SAID: set[bytes] = set()
 """Collections whose store is known to lack chunks, by uid: searchers come and go."""
@@ -80,7 +79,7 @@ class Searcher:
         self.is_outdated = False
 
     def search(self, text: str | None, vector: Vector | None, tenant: str | None, request: Request) -> Hits:
-        """`text` or `vector` or both; the mode must fit what is given."""
+        """`text` or `vector`; the mode must fit what is given."""
         mode: Mode = request.mode or ("hybrid" if text is not None else "dense")
         if mode != "dense" and text is None:
             raise InvalidInput(
@@ -267,7 +266,8 @@ class Searcher:
             fused = rrf(dense.ids, keyword.ids, 0.5 if alpha is None else alpha)
         else:
             if alpha is None:
-                alpha = self._embedder.fusion_alpha if self._embedder else DEFAULT_ALPHA
+                assert self._embedder is not None  # only a text is searched for in both legs, and this embedded it
+                alpha = self._embedder.fusion_alpha
             fused = convex(similarity, keyword.values, alpha, self._spec.metric)
         order = sorted(fused, key=lambda one: (-fused[one], live[one].chunk_id))[:wanted]
         dense_rank = {one: rank for rank, one in enumerate(dense.ids, 1)}

@@ -129,12 +129,6 @@ class EmbeddedVectors:
             at_work[0].join()
         drop_snapshots(self.path, name)
 
-    @property
-    def is_building(self) -> bool:
-        """Whether this process builds a snapshot at the moment."""
-        with self._lock:
-            return any(thread.is_alive() for thread, _ in self._building.values())
-
     def wait(self, tell: Tell | None = None) -> None:
         """Return when no snapshot is being built by this process; what interrupts the wait stops the building."""
         with self._lock:

@@ -57,9 +57,7 @@ def _check(node: Filter, fields: Fields, depth: int) -> Filter:
             return And(tuple(_check(part, fields, depth + 1) for part in parts_of(node)))
         case Or():
             return Or(tuple(_check(part, fields, depth + 1) for part in parts_of(node)))
-    raise InvalidFilter(
-        f"A filter holds {type(node).__name__} {shown_value(node)}, which is no condition. Use F, | & and ~."
-    )
+    raise _no_condition(node)
 
 
 def _check_comparison(node: Comparison, fields: Fields) -> Comparison:
@@ -153,9 +151,7 @@ def _normalise(node: Filter, negated: bool, depth: int) -> Filter:
         case And() | Or():
             parts = [_normalise(part, negated, depth + 1) for part in parts_of(node)]
             return _joined(parts, And if isinstance(node, And) != negated else Or)
-    raise InvalidFilter(
-        f"A filter holds {type(node).__name__} {shown_value(node)}, which is no condition. Use F, | & and ~."
-    )
+    raise _no_condition(node)
 
 
 def _normalise_comparison(node: Comparison, negated: bool) -> Filter:
