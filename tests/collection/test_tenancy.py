@@ -77,6 +77,9 @@ def test_a_tenant_sees_its_own_on_every_leg(saas: Collection) -> None:
         assert (one.count(), one.count("n == 1"), len(one.documents())) == (2, 1, 1)
         assert one.status()["documents"] == 1
         assert one.status()["chunks"]["indexed"] == 2
+    acme.sync("gone", [Chunk("words that go")])
+    acme.delete("gone")
+    assert saas.status()["documents"] == 2
     assert acme.count("n == 3") == 0 and umbrella.count("n == 3") == 1
     assert [c["content"] for c in acme.show("p")["chunks"]] == ["shared words of acme", "same text"]
     assert {c["content"] for c in umbrella.why("p", "words")["chunks"]} == {"shared words of umbrella", "same text"}

@@ -164,16 +164,19 @@ class Documents:
                     gone += [_document(row) for row in rows]
         return gone
 
-    def count(self, collection_id: int, tenants: Sequence[str]) -> tuple[int, int]:
-        """How many documents these tenants have, and how many chunks."""
+    def count(self, collection_id: int, tenants: Sequence[str] | None = None) -> tuple[int, int]:
+        """How many documents these tenants have, or all of them where none are named, and how many chunks."""
+        counted = (
+            "SELECT count(*), coalesce(sum(chunk_count), 0) FROM sl_documents "
+            "WHERE collection_id = ? AND removed_at IS NULL AND revision > 0"
+        )
+        asked: list[tuple[str, tuple[int | str, ...]]] = [(counted, (collection_id,))]
+        if tenants is not None:
+            asked = [(f"{counted} AND tenant_id = ?", (collection_id, tenant)) for tenant in tenants]
         documents = chunks = 0
         with self._database.read() as tx:
-            for tenant in tenants:
-                number, members = tx.execute(
-                    "SELECT count(*), coalesce(sum(chunk_count), 0) FROM sl_documents "
-                    "WHERE collection_id = ? AND tenant_id = ? AND removed_at IS NULL AND revision > 0",
-                    (collection_id, tenant),
-                ).fetchone()
+            for sql, parameters in asked:
+                number, members = tx.execute(sql, parameters).fetchone()
                 documents, chunks = documents + number, chunks + int(members)
         return documents, chunks
 

@@ -24,8 +24,9 @@ class Inspection:
     def status(self) -> dict[str, Any]:
         """Numbers and settings: documents, chunks by index status, condemned points, the store's own numbers."""
         record, store = self._collection, self._generation.store
+        documents, _ = self._documents.count(record.collection_id, None if self._tenant is None else [self._tenant])
         return {
-            "documents": len(self._documents.present(record.collection_id, self._tenant)),
+            "documents": documents,
             "chunks": self._documents.counts(record.generation_id, record.collection_id, self._tenant),
             "unfinished": self._generation.ledger.revisions.open_count(record.generation_id),
             "embedder": record.embedder,
