@@ -19,6 +19,7 @@ from shelflist.core.errors import InvalidInput, UnreadableSource
 from shelflist.core.types import Document
 from shelflist.indexing import sources
 from shelflist.indexing.chunking import Chunker
+from shelflist.indexing.protocol import FileSource
 from shelflist.indexing.sources import File, Folder, Source, Unchanged, Unreadable, open_source
 from shelflist.indexing.tabular import Jsonl, Parquet
 
@@ -112,6 +113,8 @@ def test_only_changed_files_are_parsed(tmp_path: Path) -> None:
         _put(tmp_path / name, f"# {name}\n\nwords")
     folder = Folder(tmp_path)
     known = _digests(folder)
+    assert isinstance(folder, FileSource) and isinstance(File(tmp_path / "a.md"), FileSource)
+    assert not isinstance(Jsonl(tmp_path / "rows.jsonl"), FileSource)
     assert folder.parsed == 3
     assert list(folder.documents(known)) == [Unchanged("a.md"), Unchanged("b.md"), Unchanged("c.md")]
     assert folder.parsed == 0

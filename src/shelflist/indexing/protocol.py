@@ -5,7 +5,7 @@ Only what is in none of the three may ever be removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -60,4 +60,19 @@ class Source(Protocol):
 
     def total(self) -> int | None:
         """Number of documents of a pass, for progress; None: not known."""
+        ...
+
+
+@runtime_checkable
+class FileSource(Source, Protocol):
+    """A source that reads files of documents, and tells what its last pass did with them."""
+
+    @property
+    def parsed(self) -> int:
+        """How many files were parsed: the others were as they had been at the last sync, or could not be read."""
+        ...
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Paths of files that were passed over, as they are of a kind that is not read."""
         ...

@@ -123,6 +123,7 @@ class File:
         self.chunker = chunker or Chunker()
         self.name = name or source_name("file", self.path)
         self.parsed = 0
+        self.skipped: list[str] = []
 
     def __repr__(self) -> str:
         return f"File({str(self.path)!r})"

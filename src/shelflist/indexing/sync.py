@@ -36,7 +36,7 @@ from shelflist.indexing.handover import Handover
 from shelflist.indexing.identity import Digest, digest, label_bytes
 from shelflist.indexing.nesting import nesting_warnings
 from shelflist.indexing.plan import PlannedDocument, plan_document
-from shelflist.indexing.protocol import Source, Unchanged, Unreadable
+from shelflist.indexing.protocol import FileSource, Source, Unchanged, Unreadable
 from shelflist.indexing.removal import Going, Spared, removal, require_few
 from shelflist.indexing.seen import Seen
 from shelflist.indexing.write import Writer
@@ -129,9 +129,10 @@ class Sync:
             self._empty()
             self._remove(gone)
         if isinstance(documents, Source):
-            self._report.documents_parsed = getattr(documents, "parsed", 0)
-            skipped: list[str] = getattr(documents, "skipped", [])
-            self._report.files_skipped, self._report.skipped = len(skipped), skipped[:_SKIPPED_NAMED]
+            if isinstance(documents, FileSource):
+                self._report.documents_parsed = documents.parsed
+                self._report.files_skipped = len(documents.skipped)
+                self._report.skipped = list(documents.skipped[:_SKIPPED_NAMED])
             for tenant in self._sources:
                 self._report.warnings += nesting_warnings(
                     self._ledger, self._collection.collection_id, tenant, self._source
