@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from shelflist.config import StoreUrl
 from shelflist.core.capabilities import Capabilities
@@ -11,6 +11,15 @@ from shelflist.core.errors import UnknownStore
 
 if TYPE_CHECKING:
     from shelflist.stores.protocol import Store
+
+
+class StoreClass(Protocol):
+    """What a line below names: it is asked before there is a store."""
+
+    capabilities: Capabilities
+
+    def at(self, place: StoreUrl, *, busy_timeout: float) -> Store: ...
+
 
 STORES = {
     "file": ("shelflist.stores.embedded", "EmbeddedStore"),
@@ -33,16 +42,15 @@ def require_scheme(place: StoreUrl) -> None:
 def open_store(place: StoreUrl, busy_timeout: float = 30.0) -> Store:
     """The store at a URL, not yet connected; UnknownStore, ConfigError or MissingDependency if there is none."""
     require_scheme(place)
-    store: Store = _kind(place.scheme).at(place, busy_timeout=busy_timeout)
-    return store
+    return _class_of(place.scheme).at(place, busy_timeout=busy_timeout)
 
 
 def capabilities() -> list[Capabilities]:
     """What each store claims, in the order of the table."""
-    claims: list[Capabilities] = [_kind(scheme).capabilities for scheme in STORES]
-    return claims
+    return [_class_of(scheme).capabilities for scheme in STORES]
 
 
-def _kind(scheme: str):  # type: ignore[no-untyped-def]
+def _class_of(scheme: str) -> StoreClass:
     module, name = STORES[scheme]
-    return getattr(import_module(module), name)
+    found: StoreClass = getattr(import_module(module), name)
+    return found
