@@ -318,7 +318,7 @@ class Trial:
 
 def _work(job: dict[str, Any], operations: list[Operation], statement: int | None, out: int) -> None:
     """The child that is killed: does the operations and says so after each."""
-    counted = _count_statements(statement)
+    counted = count_statements(statement)
     if job.get("small"):  # then a pass is several batches, each written while the next is planned
         handover._DOCUMENTS_PER_WRITE = 2
     with _open(job, out) as collection:
@@ -402,7 +402,7 @@ def _say(out: int, **event: Any) -> None:
     os.write(out, json.dumps(event).encode() + b"\n")
 
 
-def _count_statements(fatal: int | None) -> list[int]:
+def count_statements(fatal: int | None) -> list[int]:
     """Counts the SQL statements of this process, and kills it before the one with the number `fatal`."""
     counted = [0]
     connect = sqlite3.connect

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sqlite3
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crash_worker import count_statements
 
 import shelflist
 from shelflist import Chunk, Document
@@ -125,7 +125,7 @@ def _copy_in_a_child(folder: Path, place: dict[str, Any], fatal: int) -> tuple[i
     if pid == 0:
         status = 1
         try:
-            _kill_before(fatal)
+            count_statements(fatal)
             copy_module._CHUNKS_PER_WRITE, original.DOCUMENTS_PER_PAGE = 10, 15
             shelflist.copy(f"file:{folder / 'a'}", place["url"], "docs", to_ledger=place["ledger"])
             status = 0
@@ -143,21 +143,3 @@ def _copy_in_a_child(folder: Path, place: dict[str, Any], fatal: int) -> tuple[i
             os.waitpid(pid, 0)
             raise AssertionError("a copy did not end in a minute")
         time.sleep(0.01)
-
-
-def _kill_before(fatal: int) -> None:
-    counted = 0
-    connect = sqlite3.connect
-
-    def count(_statement: str) -> None:
-        nonlocal counted
-        counted += 1
-        if counted == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection = connect(*arguments, **options)
-        connection.set_trace_callback(count)
-        return connection
-
-    sqlite3.connect = traced  # type: ignore[assignment]

@@ -437,7 +437,7 @@ def test_kill_9_of_a_writer_loses_nothing(
     monkeypatch.setattr(
         crash_worker.Trial, "_job", lambda self: {"url": f"file:{self.directory / 'index'}", "ledger": url}
     )
-    monkeypatch.setattr(crash_worker, "_count_statements", _count_statements)
+    monkeypatch.setattr(crash_worker, "count_statements", _count_statements)
     trial = crash_worker.Trial(tmp_path, seed=seed, separate_ledger=True)
     trial.run(kills=8)
     assert trial.kills >= 8 and trial.embedded > 0
