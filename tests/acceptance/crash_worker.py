@@ -3,7 +3,7 @@
 A `Trial` forks children of one warm process. A child opens the index anew, works through a list of operations, and writes
 a line to a log after each that returned: what the log holds was acknowledged. It is killed with SIGKILL, half of the times
 after a random delay and half of the times before its n-th SQL statement. Then another child opens what is left and reports
-what it finds, and the oracle compares. Used by test_kill.py and bench/kill.py.
+what it finds, and the oracle compares. Used by test_kill.py and bench/kill.py; test_copy_kill.py kills by statements too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import shelflist
 from shelflist import Chunk, Document, F
 from shelflist.indexing import handover
+from shelflist.indexing.embedding import VectorSource
 
 COLLECTION = "crash"
 SOURCE = "pages"
@@ -97,7 +98,8 @@ class Trial:
     """One index that is hurt again and again.
 
     `permitted` holds, for each document, the revisions that searches may see, in the order in which they were asked for:
-    one that was acknowledged, and after it those that were under way when a process died.
+    one that was acknowledged, and after it those that were under way when a process died. `paid` holds the texts that must
+    not be embedded again: they were acknowledged, or their vectors were saved.
     """
 
     directory: Path
@@ -275,11 +277,13 @@ class Trial:
         for event in events:
             if event["kind"] == "error":
                 self._broken(f"A process failed:\n{event['text']}")
+            if event["kind"] == "saved":
+                self.paid.update(event["texts"])
             if event["kind"] == "embed":
                 self.embedded += len(event["texts"])
                 again = self.paid.intersection(event["texts"])
                 if again:
-                    self._broken(f"Embedded again although acknowledged before: {sorted(again)[:3]}.")
+                    self._broken(f"Embedded again although acknowledged or saved before: {sorted(again)[:3]}.")
         return events
 
     def _compare(self, found: dict[str, Pages]) -> None:
@@ -319,6 +323,7 @@ class Trial:
 def _work(job: dict[str, Any], operations: list[Operation], statement: int | None, out: int) -> None:
     """The child that is killed: does the operations and says so after each."""
     counted = count_statements(statement)
+    _say_what_is_saved(out)
     if job.get("small"):  # then a pass is several batches, each written while the next is planned
         handover._DOCUMENTS_PER_WRITE = 2
     with _open(job, out) as collection:
@@ -336,6 +341,18 @@ def _work(job: dict[str, Any], operations: list[Operation], statement: int | Non
                 )
             _say(out, kind="ack", operation=number)
     _say(out, kind="done", statements=counted[0])
+
+
+def _say_what_is_saved(out: int) -> None:
+    """Have this process log the texts whose vectors are in the cache for good, long before their chunks are acknowledged."""
+    embed_own = VectorSource._embed_own
+
+    def saying(self: VectorSource, missing: Sequence[bytes], texts: dict[bytes, str], *others: Any) -> list[bytes]:
+        elsewhere = embed_own(self, missing, texts, *others)
+        _say(out, kind="saved", texts=[texts[one] for one in missing if one not in elsewhere])
+        return elsewhere
+
+    VectorSource._embed_own = saying  # type: ignore[method-assign]
 
 
 def _look(job: dict[str, Any], out: int) -> None:

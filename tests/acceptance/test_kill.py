@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shelflist.indexing.write import Writer
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
@@ -71,6 +76,29 @@ def test_the_oracle_notices_a_text_paid_twice(crash_worker: Any, tmp_path: Path)
     log.write_text('{"kind": "embed", "texts": ["new", "known"]}\n{"kind": "embed", "te')
     with pytest.raises(crash_worker.CrashError, match="known"):
         trial._events(log)
+
+
+def test_the_oracle_notices_a_lost_cache(crash_worker: Any, tmp_path: Path) -> None:
+    trial = crash_worker.Trial(tmp_path, seed=97)
+    name = crash_worker.NAMES[0]
+    trial._wanted[name] = (("saved and never switched to", 0),)
+    operation = {"kind": "sync", "name": name, "pages": trial._wanted[name], "touched": [name]}
+    pid, log = trial._fork(lambda out: _die_before_writing(crash_worker, trial._job(), operation, out))
+    os.waitpid(pid, 0)
+    trial._events(log)
+    assert trial.paid == {"saved and never switched to"}
+    with closing(sqlite3.connect(next((tmp_path / "index").glob("*.db")))) as database, database:
+        database.execute("DELETE FROM sl_embeddings")
+    with pytest.raises(crash_worker.CrashError, match="saved and never switched to"):
+        trial._finish()
+
+
+def _die_before_writing(crash_worker: Any, job: dict[str, Any], operation: dict[str, Any], out: int) -> None:
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Writer.write_together = die  # type: ignore[assignment, method-assign]
+    crash_worker._work(job, [operation], None, out)
 
 
 def _delete(crash_worker: Any, job: dict[str, Any], name: str, out: int) -> None:
