@@ -28,7 +28,7 @@ _EASY = 0.1
 questions have harder ones than the samples, with the graph less hard ones."""
 _CODES_MARGIN, _CELLS_MARGIN = 0.5, 0.3
 """Of what is allowed to be missed: samples differ, and so do questions."""
-_GRAPH_SLACK, _DEEPER = 0.7, 1.25
+_GRAPH_SLACK, _DEEPER, _WIDER = 0.7, 1.25, 5
 _LEAST_EFFORT, _MOST_EFFORT = 16, 2_048
 _DEEPEST = 2_000
 _FEW = (500, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
@@ -106,15 +106,16 @@ def effort_for(graph: Graph, queries: Vector, truth: Positions, target: float) -
 
 
 def probes_for(cells: Cells, depth: int, queries: Vector, truth: Positions, target: float) -> int | None:
-    """The least nprobe, within a twelfth, whose `depth` nearest by code hold the target's share of the true neighbours; None
-    if not even all cells do."""
-    return _least(
+    """Five times the least nprobe whose `depth` nearest by code hold the target's share of the true neighbours; None if not
+    even all cells do."""
+    needed = _least(
         lambda query, nprobe: cells.nearest(query, depth, nprobe),
         queries,
         truth,
         _aimed(target, _CELLS_MARGIN),
         between=(1, cells.cells),
     )
+    return None if needed is None else min(_WIDER * needed, cells.cells)
 
 
 def _least(
