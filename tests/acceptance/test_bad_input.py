@@ -142,13 +142,64 @@ def test_an_unusable_text(alone: Place, text: Any, said: tuple[str, ...], good: 
     assert_kept(collection)
 
 
-def test_a_bad_chunk_may_be_left_out_on_request(alone: Place) -> None:
+REFUSED: dict[str, tuple[Any, str]] = {
+    "blank": (Chunk(" "), "no text"),
+    "surrogate": (Chunk("caf\udce9"), "lone surrogate at character 3"),
+    "no text": (Chunk(b"bytes"), "bytes, not text"),  # type: ignore[arg-type]
+    "no chunk": ("text", "A chunk is str"),
+    "section": (Chunk("x", section=3), "section is int 3"),  # type: ignore[arg-type]
+    "strategy": (Chunk("x", chunk_strategy="\udce9"), "chunk_strategy"),
+    "mixed set": (Chunk("x", {"seen": {1, "a"}}), "'seen' is a set"),
+    "long int": (Chunk("x", {"seen": 2**64}), "'seen' is an int beyond 64 bits"),
+    "long int of a field": (Chunk("x", {"page_number": 2**64}), "'page_number' is int"),
+    "surrogate in metadata": (Chunk("x", {"seen": "\udce9"}), "'seen'"),
+    "surrogate in a key": (Chunk("x", {"\udce9": 1}), "not valid Unicode"),
+    "metadata": (Chunk("x", [1]), "metadata of a chunk is list"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_chunk_may_be_left_out_on_request(alone: Place, case: str) -> None:
     collection = filled(alone)
-    report = collection.sync("page", [Chunk("begins well"), Chunk(" ")], on_failed="switch_without")
-    (failure,) = report.failures
-    assert (failure.position, report.added) == (1, 1)
+    bad, said = REFUSED[case]
+    both = [Chunk("begins well"), bad]
+    report = collection.sync("page", both)
+    the_failure(report, "page", said)
+    assert (report.failures[0].position, report.added, collection.count()) == (1, 0, 1)
+    for added in (1, 0):  # what failed is never a no-op
+        report = collection.sync("page", both, on_failed="switch_without")
+        (failure,) = report.failures
+        assert (failure.position, failure.document_id, report.added) == (1, "page", added)
+        assert said in failure.error
     assert collection.search("begins well", mode="keyword")[0].document_id == "page"
+    assert collection.sync("page", [Chunk("begins well"), Chunk("ends well")], on_failed="switch_without").failed == 0
     assert_kept(collection)
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    ["abc", [[1.0], [1.0, 2.0]], [10**400] * 4, object()],
+    ids=["text", "ragged", "beyond every float", "object"],
+)
+def test_a_bad_vector_may_be_left_out_on_request(alone: Place, embedding: Any) -> None:
+    collection = given(alone)
+    both = [Chunk("begins well", embedding=[0, 1, 0, 0]), Chunk("ends badly", embedding=embedding)]
+    report = collection.sync("page", both)
+    the_failure(report, "page", "not a row of numbers")
+    assert (report.failures[0].position, report.added) == (1, 0)
+    report = collection.sync("page", both, on_failed="switch_without")
+    assert ([failure.position for failure in report.failures], report.added) == ([1], 1)
+    both = [both[0], Chunk("ends well", embedding=[0, 0, 1, 0])]
+    assert collection.sync("page", both, on_failed="switch_without").failed == 0
+    assert_kept(collection)
+
+
+def test_what_is_no_chunk_does_not_end_a_pass_of_given_vectors(alone: Place) -> None:
+    collection = given(alone)
+    odd: Any = ["text", Chunk("well", embedding=[0, 1, 0, 0])]
+    report = collection.sync_all([Document("odd", odd), Document("good", odd[1:])], on_failed="switch_without")
+    assert [(one.document_id, one.position) for one in report.failures] == [("odd", 0)]
+    assert (report.added, report.documents_added) == (2, 2)
 
 
 def test_the_same_document_twice_in_one_pass(alone: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -97,7 +98,9 @@ def test_every_part_of_a_point_id_counts() -> None:
 
 
 def whole(*chunks: Chunk) -> bytes:
-    return digest(Document("d", chunks)).whole
+    found = digest(Document("d", chunks)).whole
+    assert found is not None
+    return found
 
 
 def test_a_digest_sees_every_change_that_the_ledger_keeps() -> None:
@@ -169,9 +172,11 @@ def test_the_longest_text_and_one_byte_more() -> None:
 
 
 @pytest.mark.parametrize("content", [None, 3, b"bytes", "\ud800"])
-def test_text_that_is_no_text_is_named(content: Any) -> None:
-    with pytest.raises(InvalidInput, match=r"text|Unicode"):
-        whole(Chunk(content))
+def test_text_that_is_no_text_is_named_by_its_position(content: Any) -> None:
+    found = digest(Document("d", [Chunk("fine"), Chunk(content), Chunk("fine")]))
+    assert (found.whole, found.texts, list(found.refused)) == (None, [hash_of(b"fine"), b"", hash_of(b"fine")], [1])
+    assert re.search(r"text|Unicode", str(found.refused[1])) and isinstance(found.refused[1], InvalidInput)
+    assert digest(Document("d", [Chunk("fine")])).refused == {}
 
 
 @pytest.mark.parametrize("embedding", ["text", [[1.0], [1.0, 2.0]], {"a": 1}, object()])

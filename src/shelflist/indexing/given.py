@@ -15,12 +15,13 @@ _ROWS_PER_CHECK = 1_000
 
 def given_vectors(collection: CollectionRecord, chunks: Sequence[Chunk]) -> list[Vector | ShelflistError | None]:
     """What each chunk brings as float32 (dimensions,), or why it cannot be used; None where the embedder is to make one."""
+    # What is no chunk brings nothing: it is refused for what it is.
+    brought = [chunk.embedding if isinstance(chunk, Chunk) else None for chunk in chunks]
     if collection.embedder is not None:
-        brought = [chunk.embedding is not None for chunk in chunks]
-        return [_not_ours(collection) if one else None for one in brought] if any(brought) else [None] * len(chunks)
+        return [None if one is None else _not_ours(collection) for one in brought]
     found: list[Vector | ShelflistError | None] = []
-    for start in range(0, len(chunks), _ROWS_PER_CHECK):
-        found += _checked(collection, chunks[start : start + _ROWS_PER_CHECK])
+    for start in range(0, len(brought), _ROWS_PER_CHECK):
+        found += _checked(collection, brought[start : start + _ROWS_PER_CHECK])
     return found
 
 
@@ -28,7 +29,7 @@ def usable_vector(embedding: object, dimensions: int, fingerprint: str, *, cosin
     """float32 (dimensions,), or DimensionMismatch / InvalidVector saying what is wrong."""
     try:
         vector = np.asarray(embedding, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidVector(f"An embedding is not a row of numbers: {error}") from None
     if vector.ndim != 1 or len(vector) != dimensions:
         raise DimensionMismatch(
@@ -44,27 +45,27 @@ def usable_vector(embedding: object, dimensions: int, fingerprint: str, *, cosin
     return vector
 
 
-def _checked(collection: CollectionRecord, chunks: Sequence[Chunk]) -> Sequence[Vector | ShelflistError | None]:
+def _checked(collection: CollectionRecord, brought: Sequence[object]) -> Sequence[Vector | ShelflistError | None]:
     """All in one step, outside the interpreter's lock; one by one only if there is something to name."""
     try:
-        rows = np.array([chunk.embedding for chunk in chunks], dtype=np.float32)
-    except (TypeError, ValueError):
+        rows = np.array(brought, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
         rows = np.empty((0, 0), np.float32)
-    sound = rows.shape == (len(chunks), collection.dimensions) and np.isfinite(rows).all()
+    sound = rows.shape == (len(brought), collection.dimensions) and np.isfinite(rows).all()
     if sound and (collection.metric != "cosine" or rows.any(axis=1).all()):
         return list(rows)
-    return [_one(collection, chunk) for chunk in chunks]
+    return [_one(collection, embedding) for embedding in brought]
 
 
-def _one(collection: CollectionRecord, chunk: Chunk) -> Vector | ShelflistError:
-    if chunk.embedding is None:
+def _one(collection: CollectionRecord, embedding: object) -> Vector | ShelflistError:
+    if embedding is None:
         return InvalidVector(
             f"The collection {collection.name!r} has no embedder, so every chunk needs an embedding of "
             f"{collection.dimensions} dimensions ({collection.fingerprint})."
         )
     try:
         return usable_vector(
-            chunk.embedding, collection.dimensions, collection.fingerprint, cosine=collection.metric == "cosine"
+            embedding, collection.dimensions, collection.fingerprint, cosine=collection.metric == "cosine"
         )
     except ShelflistError as error:
         return error

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from shelflist.core.errors import ChunkTooLarge, EmptyText, InvalidInput, WrongFieldType
+from shelflist.core.errors import ChunkTooLarge, EmptyText, InvalidInput, ShelflistError, WrongFieldType
 from shelflist.core.types import MAX_CHUNK_BYTES, Chunk, Document, Metadata
 
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATETIME
@@ -27,11 +27,13 @@ _VARIANT = [bytes((byte & 0x3F | 0x80,)) for byte in range(256)]
 
 
 class Digest(NamedTuple):
-    """`whole`: of a document, 32 bytes. `texts` and `vectors`: of each chunk's text, and of the vector it brings or None."""
+    """`whole`: of a document, 32 bytes; None if a chunk of it cannot be hashed. `texts` and `vectors`: of each chunk's text,
+    and of the vector it brings or None. `refused`: by position, why a chunk cannot be hashed."""
 
-    whole: bytes
+    whole: bytes | None
     texts: list[bytes]
     vectors: list[bytes | None]
+    refused: dict[int, ShelflistError]
 
 
 def canonical(metadata: Metadata) -> bytes:
@@ -58,24 +60,31 @@ def vector_bytes(embedding: Any) -> bytes:
     """A given vector as float32 bytes; any shape, checked later."""
     try:
         return np.ascontiguousarray(embedding, dtype=np.float32).tobytes()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"An embedding is not a row of numbers: {error}") from None
 
 
 def digest(document: Document) -> Digest:
-    """The hashes of everything that the ledger keeps of a document; InvalidInput if a chunk is none. Enough for a no-op."""
+    """The hashes of everything that the ledger keeps of a document. Enough for a no-op."""
     parts: list[bytes] = []
     texts: list[bytes] = []
     vectors: list[bytes | None] = []
-    for chunk in document.chunks:
-        if not isinstance(chunk, Chunk):
-            raise InvalidInput(f"A chunk is {type(chunk).__name__}. Give Chunk(content=…).")
-        text = hash_of(text_bytes(chunk.content))
-        # What is empty and no mapping is refused later, and must not have the digest of what is accepted.
-        metadata = b"" if isinstance(chunk.metadata, Mapping) and not chunk.metadata else canonical(chunk.metadata)
-        section = b"" if chunk.section is None else label_bytes("section", chunk.section)
-        strategy = b"" if chunk.chunk_strategy is None else label_bytes("chunk_strategy", chunk.chunk_strategy)
-        vector = None if chunk.embedding is None else hash_of(vector_bytes(chunk.embedding))
+    refused: dict[int, ShelflistError] = {}
+    for at, chunk in enumerate(document.chunks):
+        try:
+            if not isinstance(chunk, Chunk):
+                raise InvalidInput(f"A chunk is {type(chunk).__name__}. Give Chunk(content=…).")
+            text = hash_of(text_bytes(chunk.content))
+            # What is empty and no mapping is refused later, and must not have the digest of what is accepted.
+            metadata = b"" if isinstance(chunk.metadata, Mapping) and not chunk.metadata else canonical(chunk.metadata)
+            section = b"" if chunk.section is None else label_bytes("section", chunk.section)
+            strategy = b"" if chunk.chunk_strategy is None else label_bytes("chunk_strategy", chunk.chunk_strategy)
+            vector = None if chunk.embedding is None else hash_of(vector_bytes(chunk.embedding))
+        except ShelflistError as error:
+            refused[at] = error
+            texts.append(b"")
+            vectors.append(None)
+            continue
         parts += (
             _lengths(
                 len(metadata),
@@ -92,7 +101,7 @@ def digest(document: Document) -> Digest:
             parts.append(vector)
         texts.append(text)
         vectors.append(vector)
-    return Digest(sha256(b"".join(parts)).digest(), texts, vectors)
+    return Digest(None if refused else sha256(b"".join(parts)).digest(), texts, vectors, refused)
 
 
 def text_bytes(content: Any) -> bytes:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from shelflist.core.errors import ShelflistError
-from shelflist.core.types import Document, Failure, IndexStatus, OnFailed, SyncReport, Vector
+from shelflist.core.errors import ShelflistError, WrongFieldType
+from shelflist.core.types import Chunk, Document, Failure, IndexStatus, OnFailed, SyncReport, Vector
 from shelflist.indexing.identity import Digest, chunk_id, document_name, metadata_hash, point_id, require_text
 from shelflist.ledger.catalog import CollectionRecord
 from shelflist.ledger.documents import ChunkRecord, DocumentRecord
@@ -65,6 +65,9 @@ def plan_document(
     position = 0
     for at, chunk in enumerate(document.chunks):
         try:
+            refused = digest.refused.get(at)
+            if refused is not None:
+                raise _better_named(refused, collection, chunk)
             require_text(chunk.content)
             stored = collection.fields.stored(chunk.metadata)
             shown_hash = metadata_hash(stored, chunk.section, chunk.chunk_strategy)
@@ -116,3 +119,13 @@ def plan_document(
         revision.digest = revision.source_digest = None
     revision.removed = [member.chunk_key for member in old.values()]
     return planned
+
+
+def _better_named(refused: ShelflistError, collection: CollectionRecord, chunk: Chunk) -> ShelflistError:
+    """Why a chunk cannot be hashed; of metadata, what the check of fields says, because that names the key."""
+    if isinstance(refused, WrongFieldType):
+        try:
+            collection.fields.stored(chunk.metadata)
+        except ShelflistError as error:
+            return error
+    return refused

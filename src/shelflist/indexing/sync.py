@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from shelflist.core.errors import (
     InvalidInput,
-    ShelflistError,
     SourceConflict,
     TenantForbidden,
     TenantRequired,
@@ -252,12 +251,8 @@ class Sync:
                 self._report.documents_unchanged += 1
                 self._report.unchanged += record.chunk_count if record else 0
                 continue
-            try:
-                found = digest(item)
-            except ShelflistError as error:
-                self._fail(item.document_id, str(error))
-                continue
-            if record and not record.removed and record.digest == found.whole:
+            found = digest(item)
+            if record and not record.removed and found.whole is not None and record.digest == found.whole:
                 fence = max(record.fence, item.revision or 0)
                 if (fence, item.source_digest) != (record.fence, record.source_digest):
                     renewed.append((record.document_key, fence, item.source_digest))
