@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -560,6 +561,36 @@ def test_plan_asks_and_does_nothing(shell: Shell, fake: FakeCollection) -> None:
 def test_a_refused_removal_is_code_1(shell: Shell, fake: FakeCollection) -> None:
     fake.answers["sync_all"] = RemovalRefused("This pass would delete 9 of 10 documents.")
     assert shell("sync", ".").code == 1
+
+
+@pytest.mark.parametrize("command", ["sync", "plan"])
+def test_what_failed_before_an_error_is_told_before_it(shell: Shell, fake: FakeCollection, command: str) -> None:
+    error = RemovalRefused("This pass would delete 9 of 10 documents.")
+    fake.answers["sync_all"] = fake.answers["plan"] = error
+    assert shell(command, ".").err.splitlines() == [f"Error: {error}"]
+    assert shell(command, ".", "--json").json == {"error": str(error), "error_type": "RemovalRefused"}
+    error.report = SyncReport(failures=[Failure("keys.md", "A chunk has no text.", 3)])
+    result = shell(command, ".")
+    assert result.err.splitlines() == ["Failed: keys.md, chunk 3: A chunk has no text.", f"Error: {error}"]
+    assert (result.code, result.out) == (1, "")
+    result = shell(command, ".", "--json")
+    assert result.json["failures"] == [{"document_id": "keys.md", "position": 3, "error": "A chunk has no text."}]
+    assert (result.code, result.json["error"], result.err) == (1, str(error), f"Error: {error}\n")
+
+
+def test_what_failed_of_an_earlier_path_is_told_too(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    reports = iter([SyncReport(failures=[Failure("keys.md", "odd")]), RemovalRefused("too many")])
+
+    def sync_all(documents: Any, **options: Any) -> SyncReport:
+        report = next(reports)
+        if isinstance(report, BaseException):
+            raise report
+        return report
+
+    fake.sync_all = sync_all  # type: ignore[method-assign]
+    assert shell("sync", "first", "second").err.splitlines() == ["Failed: keys.md: odd", "Error: too many"]
 
 
 def test_a_sync_that_changes_nothing_says_so(shell: Shell, fake: FakeCollection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -281,6 +282,33 @@ class TestRefusal:
         report = docs.sync_all(documents(5), source="s", delete="missing", allow_removal=True)
         assert report.documents_removed == 5
         assert len(there(docs)) == 5
+
+    @pytest.mark.parametrize("ending", ["removal", "unreadable"])
+    def test_what_failed_before_the_end_is_in_the_error_and_in_the_ledger(self, directory: Place, ending: str) -> None:
+        docs = directory.open()
+        docs.sync_all(documents(9), source="s")
+        passed = [document("bad", " "), document("new", "added")]
+
+        def stream() -> Iterator[Document]:
+            yield from passed
+            if ending == "unreadable":
+                raise UnreadableSource("the wiki closed the connection")
+
+        kind = {"removal": RemovalRefused, "unreadable": UnreadableSource}[ending]
+        events = "SELECT detail FROM sl_events WHERE kind = 'synced' ORDER BY event_id"
+        for ask in (docs.plan, docs.sync_all):
+            before = len(directory.sql(events, ledger=True))
+            with pytest.raises(kind) as ended:
+                ask(stream(), source="s", delete="missing")
+            assert ended.value.report is not None
+            assert [(one.document_id, one.position) for one in ended.value.report.failures] == [("bad", 0)]
+            assert ended.value.report.documents_added == 1
+            assert len(directory.sql(events, ledger=True)) == before + (ask == docs.sync_all)
+        detail = json.loads(directory.sql(events, ledger=True)[-1][0])
+        assert [one["document_id"] for one in detail["failures"]] == ["bad"]
+        assert detail["error"] == str(ended.value) and detail["documents_added"] == 1
+        docs.sync_all([document("another", "text")], source="s")
+        assert "error" not in json.loads(directory.sql(events, ledger=True)[-1][0])
 
     def test_a_third_is_not_more_than_a_third(self, place: Place) -> None:
         docs = place.open()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from shelflist.cli.options import Invocation, as_typed, collection_options, tenant_option
-from shelflist.cli.output import print_json, printable, say, warn
+from shelflist.cli.output import Failed, print_json, printable, say, warn
 from shelflist.cli.progress import progress_listener
+from shelflist.core.errors import ShelflistError
 
 if TYPE_CHECKING:
     from shelflist import Chunker, SyncReport
@@ -142,7 +144,7 @@ def _run(
     parts: list[dict[str, Any]] = []
     reports: list[SyncReport] = []
     started = time.perf_counter()
-    with invocation.bound() as collection:
+    with _failures_told(reports, invocation.as_json), invocation.bound() as collection:
         for path in paths:
             opened = shelflist.open_source(path, **_source_options(path, prefix, include, exclude, columns, chunker))
             named = source or _source_name(opened.name, path, invocation.settings.file)
@@ -173,6 +175,21 @@ def _run(
         _print(total, seconds, planned)
     if total.failures:
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _failures_told(reports: Sequence[SyncReport], as_json: bool) -> Iterator[None]:
+    """What failed before an error ended the run is told before the error: it is in no report that is printed."""
+    try:
+        yield
+    except ShelflistError as error:
+        from shelflist.cli.report import added_up
+
+        told = added_up([*reports, *([] if error.report is None else [error.report])])
+        if as_json and told.failures:
+            raise Failed(error, str(error), as_json, {"failures": told.to_dict()["failures"]}) from error
+        _print_failures(told.failures)
+        raise
 
 
 def _counts(report: SyncReport) -> dict[str, int]:
@@ -235,8 +252,12 @@ def _print(report: SyncReport, seconds: float, planned: bool) -> None:
         say(f"{seconds:.2f} s{rate}", dim=True)
     for text in report.warnings:
         warn(text)
+    _print_failures(report.failures)
+
+
+def _print_failures(all_failures: Sequence[Failure]) -> None:
     by_error: dict[str, list[Failure]] = {}
-    for failure in report.failures:
+    for failure in all_failures:
         by_error.setdefault(failure.error, []).append(failure)
     for error, failures in list(by_error.items())[:_SHOWN_FAILURES]:
         names = [one.document_id + ("" if one.position is None else f", chunk {one.position}") for one in failures]

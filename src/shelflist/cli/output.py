@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -26,15 +27,18 @@ class Failed(click.ClickException):
 
     exit_code = 1
 
-    def __init__(self, error: BaseException, message: str, as_json: bool) -> None:
+    def __init__(
+        self, error: BaseException, message: str, as_json: bool, more: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         super().__init__(message)
         self.error_type = type(error).__name__
         self.as_json = as_json
+        self.more = more
 
     def show(self, file: Any = None) -> None:
         click.echo(f"Error: {printable(self.message)}", err=True)
         if self.as_json:
-            print_json({"error": self.message, "error_type": self.error_type})
+            print_json({"error": self.message, "error_type": self.error_type, **self.more})
 
 
 def print_json(value: Mapping[str, Any]) -> None:

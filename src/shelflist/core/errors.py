@@ -22,10 +22,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shelflist.core.types import SyncReport
 
 
 class ShelflistError(Exception):
-    """Base of every error that Shelflist raises on purpose."""
+    """Base of every error that Shelflist raises on purpose.
+
+    `report`: of a sync that ended with it, what was done and what failed until then.
+    """
+
+    report: SyncReport | None = None
 
 
 class Transient:

@@ -12,6 +12,8 @@ from dataclasses import replace
 
 from shelflist.core.errors import (
     InvalidInput,
+    RemovalRefused,
+    ShelflistError,
     SourceConflict,
     TenantForbidden,
     TenantRequired,
@@ -110,6 +112,17 @@ class Sync:
     def run(
         self, documents: Iterable[Document] | Source, *, delete_missing: bool = False, allow_removal: bool = False
     ) -> SyncReport:
+        """The report; an error that ends the pass carries it, because what failed until then is not said again."""
+        try:
+            self._run(documents, delete_missing, allow_removal)
+        except ShelflistError as error:
+            error.report = self._report
+            if isinstance(error, (RemovalRefused, UnreadableSource)) and not self._dry:
+                self._log(error=str(error))
+            raise
+        return self._report
+
+    def _run(self, documents: Iterable[Document] | Source, delete_missing: bool, allow_removal: bool) -> None:
         if not self._dry:
             self._writer.finish(self._report)
             self._report.purged += self._writer.purge()
@@ -143,7 +156,6 @@ class Sync:
             if not self._single and not any(failure.position is None for failure in self._report.failures):
                 self._ledger.catalog.complete_pass(list(self._sources.values()), changed=self._has_changed())
             self._log()
-        return self._report
 
     def _build(self) -> None:
         changed, claims = self._has_changed(), self._generation.store.capabilities
@@ -406,11 +418,13 @@ class Sync:
         report = self._report
         return bool(report.documents_added or report.documents_changed or report.documents_removed)
 
-    def _log(self) -> None:
+    def _log(self, **more: str) -> None:
         if self._has_changed() or self._report.failures:
             detail = self._report.to_dict()
             detail["failures"] = detail["failures"][:100]
-            self._ledger.catalog.log(self._collection.collection_id, "synced", None, {**detail, "source": self._source})
+            self._ledger.catalog.log(
+                self._collection.collection_id, "synced", None, {**detail, "source": self._source, **more}
+            )
 
 
 class _KnownDigests:
