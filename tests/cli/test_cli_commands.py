@@ -541,9 +541,11 @@ def test_a_wrong_path_stops_before_anything_is_done(shell: Shell, fake: FakeColl
 def test_a_path_that_is_no_file_is_there_all_the_same(
     command: str, shell: Shell, fake: FakeCollection, tmp_path: Path
 ) -> None:
-    os.mkfifo(tmp_path / "pipe.md")
+    pipes = ("pipe.md", "rows.jsonl", "rows.ndjson", "rows.parquet")
+    for pipe in pipes:
+        os.mkfifo(tmp_path / pipe)
     (tmp_path / "page.md").write_text("Keys")
-    for place in (os.devnull, "pipe.md"):
+    for place in (os.devnull, *pipes):
         result = shell(command, place)
         assert result.code == 1 and f"{place} is neither a folder nor a regular file" in result.err
         assert "does not exist" not in result.err and "Traceback" not in result.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import os
 import sys
 import tracemalloc
 from collections.abc import Iterable
@@ -163,6 +164,21 @@ def test_missing_and_empty_files(tmp_path: Path, kind: type[Jsonl] | type[Parque
         _parquet(tmp_path / "empty", {"document_id": pa.array([], pa.string()), "content": pa.array([], pa.string())})
     with pytest.raises(UnreadableSource, match=r"holds no (line|row)s"):
         kind(tmp_path / "empty").documents({})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("kind", [Jsonl, Parquet])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, kind: type[Jsonl] | type[Parquet]) -> None:
+    os.mkfifo(tmp_path / "rows")
+    for ask in (kind(tmp_path / "rows").total, kind(tmp_path / "rows").documents):
+        with pytest.raises(UnreadableSource, match=r"rows is not a regular file.*Save what comes out of it as a file"):
+            ask()
+    os.remove(tmp_path / "rows")
+    if kind is Jsonl:
+        (tmp_path / "rows").write_text(GOOD, "utf-8")
+    else:
+        _parquet(tmp_path / "rows", {"document_id": ["a"], "content": ["x"]})
+    assert kind(tmp_path / "rows").total() == 1
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_a_complete_pass(tmp_path: Path) -> None:

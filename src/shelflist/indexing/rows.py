@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ Row = tuple[Key, Chunk]
 
 
 class Table:
-    """A file of rows, one chunk a row, the chunks of a document one after another."""
+    """A regular file of rows, one chunk a row, the chunks of a document one after another."""
 
     kind = ""
     unit = "row"
@@ -84,6 +85,11 @@ class Table:
             status = os.stat(self.path)
         except OSError as error:
             raise UnreadableSource(f"{self.path} cannot be read: {error.strerror}. Check the path.") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableSource(
+                f"{self.path} is not a regular file, and rows are read twice: once to look them through, once to index "
+                "them. Save what comes out of it as a file."
+            )
         return status.st_size, status.st_mtime_ns
 
     def _check(self) -> int:

@@ -167,16 +167,15 @@ def open_source(path: str | os.PathLike[str], **options: Any) -> Source:
 
 
 def require_readable(place: Path) -> None:
-    """UnreadableSource unless a folder or a file is there. Rows may come from a pipe; a document is read from a file."""
+    """UnreadableSource unless a folder or a regular file is there: what can be read only once, such as a pipe, is none."""
     if os.path.isdir(place) or os.path.isfile(place):
         return
     if not os.path.exists(place):
         raise UnreadableSource(f"{place} does not exist. Give a folder, a document, a .jsonl or a .parquet file.")
-    if place.suffix.lower() not in _JSONL:
-        raise UnreadableSource(
-            f"{place} is neither a folder nor a regular file, so it cannot be read as a document. Give a folder, or save "
-            "what comes out of it as a file."
-        )
+    raise UnreadableSource(
+        f"{place} is neither a folder nor a regular file, so it cannot be read as a document or as rows. Give a folder, or "
+        "save what comes out of it as a file."
+    )
 
 
 def source_name(kind: str, path: Path) -> str:
