@@ -390,6 +390,32 @@ def test_a_parquet_file_with_a_damaged_page(alone: Place, tmp_path: Path) -> Non
     assert_kept(collection)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_one_row_without_text_among_thousands(alone: Place, tmp_path: Path, kind: str) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    collection = filled(alone)
+    file = tmp_path / f"rows.{kind}"
+    ids = [f"row-{i:04}" for i in range(3_000)]
+
+    def write(odd: str | None) -> None:
+        texts = [odd if i == 2_500 else "short" for i in range(len(ids))]
+        if kind == "parquet":
+            parquet.write_table(arrow.table({"document_id": ids, "content": texts}), file)
+        else:
+            rows = ({"document_id": one, "content": text} for one, text in zip(ids, texts, strict=True))
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write(None)
+    with pytest.raises(UnreadableSource, match=r"(row|line) 2501: content must be text, got NoneType"):
+        collection.sync_all(shelflist.open_source(file))
+    assert [one["document_id"] for one in collection.documents()] == ["earlier"]
+    write("")  # is text, and fails by itself
+    report = collection.sync_all(shelflist.open_source(file))
+    the_failure(report, "row-2500", "no text")
+    assert report.documents_added == 2_999
+    assert_kept(collection)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -283,12 +283,31 @@ def test_parquet_errors_name_file_and_place(tmp_path: Path, columns: dict[str, A
         _documents(Parquet(path))
 
 
-def test_a_row_number_counts_over_batches(tmp_path: Path) -> None:
+def _texts(number: int, odd: bytes | None) -> pa.Array:
+    """As many texts, of which one is not as the others; Arrow itself does not look what bytes it is given."""
+    texts = [odd if i == 4321 else b"x" for i in range(number)]
+    return pa.StringArray.from_buffers(number, *(pa.array(texts, pa.binary()).buffers()[i] for i in (1, 2, 0)))
+
+
+ODD_TEXTS = {
+    "null": (lambda: _texts(5000, None), "must be text, got NoneType"),
+    "null of a dictionary": (lambda: _texts(5000, None).dictionary_encode(), "must be text, got NoneType"),
+    "null of a large text": (lambda: _texts(5000, None).cast(pa.large_string()), "must be text, got NoneType"),
+    "no UTF-8": (lambda: _texts(5000, b"\xff"), "is not valid UTF-8 .*Write it again as UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_TEXTS)
+def test_a_parquet_row_without_text_is_named_before_any_document(tmp_path: Path, case: str) -> None:
+    make, reason = ODD_TEXTS[case]
     ids = [f"{i:05}" for i in range(5000)]
-    contents = [None if i == 4321 else "x" for i in range(5000)]
-    path = _parquet(tmp_path / "bad.parquet", {"document_id": ids, "content": contents}, row_group_size=700)
-    with pytest.raises(UnreadableSource, match="row 4322: content"):
-        _documents(Parquet(path))
+    path = _parquet(tmp_path / "bad.parquet", {"document_id": ids, "content": make()}, row_group_size=700)
+    with pytest.raises(UnreadableSource, match=r"bad\.parquet, row 4322: content " + reason):
+        Parquet(path).documents({})
+    sound = _texts(5000, b"y")
+    good = sound.dictionary_encode() if "dictionary" in case else sound
+    path = _parquet(tmp_path / "good.parquet", {"document_id": ids, "content": good}, row_group_size=700)
+    assert [chunk.content for chunk in _chunks(Parquet(path))[4320:4323]] == ["x", "y", "x"]
 
 
 def test_a_chosen_metadata_column_must_exist(tmp_path: Path) -> None:

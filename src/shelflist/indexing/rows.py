@@ -61,7 +61,7 @@ class Table:
         return f"{type(self).__name__}({str(self.path)!r})"
 
     def documents(self, known: KnownDigests = NOTHING_KNOWN) -> Iterator[Item]:
-        """One pass, in the file's order. The ids of the whole file are checked before the first document comes.
+        """One pass, in the file's order. Ids, tenants and texts of the whole file are checked before the first document comes.
 
         Raises UnreadableSource naming file and row: for a row that cannot be read, a value of the wrong type, or a
         document whose rows are apart.
@@ -74,7 +74,10 @@ class Table:
         return self._check()
 
     def keys(self) -> Iterator[tuple[int, Key]]:
-        """(row counted from 1, tenant and document) of every row, reading as little as the format lets."""
+        """(row counted from 1, tenant and document) of every row, reading as little as the format lets.
+
+        UnreadableSource for a row that has no document or no text.
+        """
         raise NotImplementedError
 
     def rows(self) -> Iterator[Row]:

@@ -24,7 +24,6 @@ _MAX_LINE = 256_000_000
 """Longest line of JSON in bytes: a file without line breaks must not fill the memory."""
 
 _BATCH_ROWS = 1024
-_ID_BATCH_ROWS = 65_536
 
 
 class Jsonl(Table):
@@ -136,12 +135,34 @@ class Parquet(Table):
         with self._file() as file:
             layout = self._parquet_layout(file)
             used = [name for name in (layout.found["document_id"], layout.found["tenant"]) if name is not None]
+            content = str(layout.found["content"])
             first = 1
-            for batch in file.iter_batches(batch_size=_ID_BATCH_ROWS, columns=used, use_threads=False):
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list({*used, content}), use_threads=False):
+                self._require_texts(batch.column(content), content, first)
                 columns = [batch.column(name).to_pylist() for name in used]
                 for row, values in enumerate(zip(*columns, strict=True), first):
                     yield row, layout.key(dict(zip(used, values, strict=True)), f"{self.path}, row {row}")
                 first += batch.num_rows
+
+    def _require_texts(self, column: pyarrow.Array, name: str, first: int) -> None:
+        """UnreadableSource naming the first row without text. What is sound, which is nearly all, stays in Arrow."""
+        import pyarrow
+        from pyarrow import types
+
+        if (types.is_string(column.type) or types.is_large_string(column.type)) and not column.null_count:
+            try:
+                column.validate(full=True)
+                return
+            except pyarrow.ArrowInvalid:
+                pass
+        for row, value in enumerate(column, first):
+            where = f"{self.path}, row {row}"
+            try:
+                text_of(value.as_py(), where, name)
+            except UnicodeDecodeError as error:
+                raise UnreadableSource(
+                    f"{where}: {name} is not valid UTF-8 ({error.reason}). Write it again as UTF-8."
+                ) from None
 
     def rows(self) -> Iterator[Row]:
         with self._file() as file:
