@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -130,6 +130,53 @@ def test_a_bound_collection_refuses_another_tenants_document(saas: Collection) -
     else:
         pytest.fail("a document of another tenant went through acme")
     assert acme.sync_all([document("p", "text", tenant="acme"), document("q", "text")]).documents_added == 2
+
+
+@pytest.mark.parametrize("ask", ["sync_all", "plan"])
+def test_a_document_without_its_tenant_fails_by_itself(saas: Collection, ask: str) -> None:
+    passed = [document("p", "one", tenant="acme"), document("odd", "two"), document("q", "three", tenant="umbrella")]
+    report = getattr(saas, ask)(passed)
+    ((failure),) = report.failures
+    assert (failure.document_id, report.documents_added, report.documents_failed) == ("odd", 2, 1)
+    assert "'docs' has tenants" in failure.error and "--tenant ID" in failure.error
+    assert len(saas.documents()) == (2 if ask == "sync_all" else 0)
+    acme = saas.tenant("acme")
+    report = getattr(acme, ask)([document("r", "four"), passed[2]])
+    ((failure),) = report.failures
+    assert (failure.document_id, report.documents_added) == ("q", 1)
+    assert "'umbrella'" in failure.error and "bound to 'acme'" in failure.error
+
+
+def test_a_document_of_a_tenant_where_there_are_none_fails_by_itself(place: Place) -> None:
+    docs = place.open()
+    report = docs.sync_all([document("odd", "two", tenant="acme"), document("p", "one")])
+    assert [failure.document_id for failure in report.failures] == ["odd"]
+    assert "has no tenants" in report.failures[0].error and "'acme'" in report.failures[0].error
+    assert [row["document_id"] for row in docs.documents()] == ["p"]
+
+
+def test_what_failed_for_its_tenant_is_not_missing(saas: Collection) -> None:
+    saas.sync_all([document(f"d{i}", f"text {i}", tenant="acme") for i in range(9)], source="s")
+    again = [document(f"d{i}", f"text {i}", tenant="acme" if i else None) for i in range(8)]
+    report = saas.sync_all(again, source="s", delete="missing")
+    assert ([one.document_id for one in report.failures], report.documents_removed) == (["d0"], 1)
+    assert [row["document_id"] for row in saas.tenant("acme").documents()] == [f"d{i}" for i in range(8)]
+
+
+def test_a_pass_in_which_no_document_has_a_tenant_ends_with_the_error(saas: Collection) -> None:
+    came = []
+
+    def stream() -> Iterator[Document]:
+        for number in range(5_000):
+            came.append(number)
+            yield document(f"d{number}", "text")
+
+    with pytest.raises(TenantRequired, match=r"'docs' has tenants.*--tenant ID") as refused:
+        saas.sync_all(stream())
+    assert refused.value.report is not None and refused.value.report.failures[0].document_id == "d0"
+    assert len(came) < 2_500, "it does not read on"
+    with pytest.raises(TenantRequired):
+        saas.sync_all([document("p", "text")], source="s", delete="missing", allow_removal=True)
 
 
 def test_removal_stays_inside_one_tenant(saas: Collection) -> None:

@@ -90,6 +90,8 @@ class Sync:
         self._report = SyncReport()
         self._seen = Seen()
         self._spared = Spared()
+        self._outsiders: ShelflistError | None = None
+        self._has_tenant = False
         self._sources: dict[str, int] = {}
         self._emptied: list[tuple[PlannedDocument, Document]] | None = None if single else []
         self._done = 0
@@ -135,6 +137,7 @@ class Sync:
             except UnreadableSource:
                 self._planned.finish()  # what came before it broke off is as good as ever
                 raise
+            self._require_tenant()
             self._planned.finish()
             gone = self._missing() if delete_missing else []
             self._require_few(gone, allow_removal)
@@ -183,13 +186,28 @@ class Sync:
                 continue
             if not self._acceptable(item):
                 continue
-            tenant = self._tenant_of(item)
+            try:
+                tenant = self._tenant_of(item)
+            except (TenantRequired, TenantForbidden) as error:
+                if self._single:
+                    raise
+                self._fail(item.document_id, str(error))
+                self._outsiders = self._outsiders or error
+                continue
             by_tenant.setdefault(tenant, []).append(item)
+        self._has_tenant = self._has_tenant or bool(by_tenant)
+        if len(self._report.failures) >= _DOCUMENTS_PER_BATCH:
+            self._require_tenant()
         for tenant, group in by_tenant.items():
             self._compare(tenant, group)
         self._done += len(items)
         if self._progress:
             self._progress(Progress("planning" if self._dry else "syncing", self._done, self._total, "documents"))
+
+    def _require_tenant(self) -> None:
+        """Raises the first error if no document had a tenant that may be here: then it is not about single documents."""
+        if self._outsiders is not None and not self._has_tenant:
+            raise self._outsiders
 
     def _acceptable(self, item: Document | Unchanged) -> bool:
         """Whether this can be a document at all; if not, it is reported and the pass goes on."""
@@ -224,7 +242,7 @@ class Sync:
             tenant = self._default_tenant
         if self._default_tenant is not None and tenant != self._default_tenant:
             raise TenantForbidden(
-                f"A document names the tenant {tenant!r}, and this collection is bound to {self._default_tenant!r}. "
+                f"The document names the tenant {tenant!r}, and this collection is bound to {self._default_tenant!r}. "
                 "Sync it through its own tenant, or through the collection that is not bound."
             )
         if self._collection.tenancy == "required" and not tenant:
@@ -234,7 +252,8 @@ class Sync:
             )
         if self._collection.tenancy == "none" and tenant:
             raise TenantForbidden(
-                f"The collection {self._collection.name!r} has no tenants; a document names {tenant!r}."
+                f"The collection {self._collection.name!r} has no tenants; the document names {tenant!r}. Leave it out "
+                "(columns={'tenant': None}, --column tenant=), or make another collection with tenancy='required'."
             )
         return tenant or ""
 
