@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from counting import chunks, contents, document, unit
 from places import Place
 
-from shelflist import Chunk, Collection, Document
+from shelflist import Chunk, Collection, Document, Jsonl
 from shelflist.core.errors import InvalidInput, RemovalRefused, TenantForbidden, TenantRequired
 
 CALLS: dict[str, Callable[[Collection], Any]] = {
@@ -153,6 +154,23 @@ def test_a_document_of_a_tenant_where_there_are_none_fails_by_itself(place: Plac
     assert [failure.document_id for failure in report.failures] == ["odd"]
     assert "has no tenants" in report.failures[0].error and "'acme'" in report.failures[0].error
     assert [row["document_id"] for row in docs.documents()] == ["p"]
+
+
+def test_no_tenant_is_not_the_empty_tenant(place: Place, tmp_path: Path) -> None:
+    docs = place.open()
+    docs.sync_all([document("p", "one")])
+    (before,) = docs.show("p")["chunks"]
+    with pytest.raises(TenantForbidden, match=r"has no tenants; the document names ''.*Leave it out"):
+        docs.sync_all([document("p", "one", tenant=""), document("q", "two", tenant="")])
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"document_id": "q", "content": "two", "tenant": ""}\n{"document_id": "r", "content": "three"}\n')
+    report = docs.sync_all(Jsonl(rows))
+    assert [failure.document_id for failure in report.failures] == ["q"]
+    assert [row["document_id"] for row in docs.documents()] == ["p", "r"]
+    report = docs.sync_all(Jsonl(rows, columns={"tenant": None}, metadata_columns=()))
+    assert (report.failed, report.documents_added) == (0, 1)
+    docs.sync_all([document("p", "one", "two")])
+    assert docs.show("p")["chunks"][0]["chunk_id"] == before["chunk_id"]
 
 
 def test_what_failed_for_its_tenant_is_not_missing(saas: Collection) -> None:

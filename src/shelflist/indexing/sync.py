@@ -250,7 +250,8 @@ class Sync:
                 f"The collection {self._collection.name!r} has tenants. Use collection.tenant(id) (--tenant ID), or "
                 "give every Document its tenant (a column `tenant` in a file of rows)."
             )
-        if self._collection.tenancy == "none" and tenant:
+        # An empty tenant is refused too: beside no tenant it would give the same document other chunk ids.
+        if self._collection.tenancy == "none" and tenant is not None:
             raise TenantForbidden(
                 f"The collection {self._collection.name!r} has no tenants; the document names {tenant!r}. Leave it out "
                 "(columns={'tenant': None}, --column tenant=), or make another collection with tenancy='required'."
