@@ -7,6 +7,8 @@ import random
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -168,6 +170,38 @@ def test_trees_that_are_equal_mean_the_same(a: Filter, b: Filter, rows: list[dic
 def test_every_operator_is_among_the_random_ones() -> None:
     assert {operator for operators in OPERATORS.values() for operator in operators} == set(Operator)
     assert set(POSITIVE) == set(Operator) - {Operator.NE, Operator.NOT_IN}
+
+
+ONES = {"int": 1, "float": 1.0, "text": "1", "bool": True, "numpy": np.True_}
+SAME = [{"int", "float"}, {"text"}, {"bool", "numpy"}]
+
+
+@pytest.mark.parametrize("stored", ONES)
+@pytest.mark.parametrize("asked", ONES)
+def test_one_and_its_text_and_true_are_three_things(stored: str, asked: str) -> None:
+    field, value, row = F("x"), ONES[asked], {"x": ONES[stored]}
+    matches = any({stored, asked} <= group for group in SAME)
+    alike = [
+        field == value,
+        field.is_in([value, "other"]),
+        field <= value,
+        field >= value,
+        field.between(value, value),
+    ]
+    assert [one.matches(row) for one in alike] == [matches] * len(alike)
+    assert [one.matches(row) for one in (field != value, field.not_in([value]))] == [not matches] * 2
+    for shape in (list, tuple, set):
+        among = {"x": shape(["other", ONES[stored]])}
+        assert [one.matches(among) for one in (field.contains(value), field == value)] == [matches] * 2
+        assert (field != value).matches(among) is not matches
+    assert not (field < value).matches(row) and not (field > value).matches(row)
+
+
+def test_only_a_list_contains() -> None:
+    for text in ("abc", "a"):
+        assert not F("t").contains("a").matches({"t": text})
+    assert F("t").contains("a").matches({"t": ["b", "a"]}) and not F("t").contains("a").matches({"t": ["abc"]})
+    assert F("t").starts_with("a").matches({"t": "abc"}) and not F("t").starts_with("a").matches({"t": ["abc"]})
 
 
 def test_matches_is_right_on_metadata_as_users_see_it() -> None:

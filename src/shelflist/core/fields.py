@@ -226,7 +226,7 @@ def _float(name: str, value: Any) -> float:
 
 
 def _bool(name: str, value: Any) -> bool:
-    if not _is_bool(value):
+    if not is_bool(value):
         raise _wrong(name, FieldType.BOOL, value)
     return bool(value)
 
@@ -265,14 +265,15 @@ _CONVERTERS: Mapping[FieldType, Callable[[str, Any], Any]] = {
 }
 
 
-def _is_bool(value: Any) -> bool:
+def is_bool(value: Any) -> bool:
+    """Whether it is True or False, of Python or of NumPy: to Python these equal 1 and 0, to a field they do not."""
     # numpy is not imported to ask: its bool is called bool_ in version 1, and bool in version 2.
     return isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"))
 
 
 def _whole(value: Any) -> int | None:
     """An integer of any kind as int; None for everything else, bool included."""
-    if _is_bool(value):
+    if is_bool(value):
         return None
     try:
         return operator.index(value)

@@ -11,7 +11,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from shelflist.core.fields import microseconds
+from shelflist.core.fields import is_bool, microseconds
+
+_LISTS = (list, tuple, set, frozenset)
 
 
 class Operator(StrEnum):
@@ -50,7 +52,7 @@ class Filter:
         """Whether metadata matches: in stored form (see `core.fields`), or as users see it. The oracle of every store.
 
         So a moment may be int microseconds or an aware datetime in `metadata`, and ISO text with a time zone as well in
-        the filter. Values that cannot be compared do not match; nothing is raised.
+        the filter. 1, "1" and True are three things. Values that cannot be compared do not match; nothing is raised.
         """
         raise NotImplementedError
 
@@ -87,6 +89,13 @@ class Comparison(Filter):
 
     def _is_ordered(self, stored: Any, value: Any) -> bool:
         match self.operator:
+            case Operator.CONTAINS:
+                return isinstance(stored, _LISTS) and _equal(stored, value)
+            case Operator.STARTS_WITH:
+                return bool(stored.startswith(value))
+        if any(is_bool(bound) != is_bool(stored) for bound in (value if isinstance(value, tuple) else (value,))):
+            return False
+        match self.operator:
             case Operator.LT:
                 return bool(stored < value)
             case Operator.LE:
@@ -98,10 +107,6 @@ class Comparison(Filter):
             case Operator.BETWEEN:
                 low, high = value
                 return bool(low <= stored <= high)
-            case Operator.CONTAINS:
-                return value in stored
-            case Operator.STARTS_WITH:
-                return bool(stored.startswith(value))
         raise AssertionError(self.operator)
 
 
@@ -128,9 +133,9 @@ def _equal(stored: Any, value: Any) -> bool:
     """Equality of a stored value; on a list, membership (so `!=` on a list means "does not contain")."""
     if stored is None:
         return False
-    if isinstance(stored, list):
-        return value in stored
-    return bool(stored == value)
+    if isinstance(stored, _LISTS):
+        return any(member == value and is_bool(member) == is_bool(value) for member in stored)
+    return bool(stored == value) and is_bool(stored) == is_bool(value)
 
 
 @dataclass(frozen=True, slots=True)
