@@ -415,6 +415,26 @@ def test_sync_options_reach_source_and_collection(
     assert fake.was_asked("wait_for_build")
 
 
+@pytest.mark.parametrize("on_failed", ["keep_old", "switch_without"])
+def test_a_plan_takes_the_options_that_decide_what_a_sync_does(
+    shell: Shell, fake: FakeCollection, tmp_path: Path, on_failed: str
+) -> None:
+    (tmp_path / "pages").mkdir()
+    how = ("--source", "wiki", "--allow-removal", "--on-failed", on_failed)
+    planned = shell("plan", "pages", *how)
+    assert planned.code == 0 and f"shelflist sync pages {' '.join(how)}" in planned.out
+    assert fake.options_of("plan") == {
+        "source": "wiki",
+        "delete": "missing",
+        "allow_removal": True,
+        "on_failed": on_failed,
+        "progress": None,
+    }
+    shell("plan", "pages")
+    assert fake.asked[-2][2]["on_failed"] == "keep_old"
+    assert shell("plan", "pages", "--on-failed", "give_up").code == 2
+
+
 def test_a_plan_waits_for_nothing(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     assert shell("plan", "pages").code == 0

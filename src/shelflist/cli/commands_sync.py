@@ -56,6 +56,13 @@ _SOURCE_OPTIONS = (
         "(default: removed for a folder, kept for a file).",
     ),
     click.option("--allow-removal", is_flag=True, help="Allow to remove more than a third of the collection."),
+    click.option(
+        "--on-failed",
+        type=click.Choice(["keep_old", "switch_without"]),
+        default="keep_old",
+        show_default=True,
+        help="When a chunk fails: keep the document's old revision, or switch to the new one without the chunk.",
+    ),
 )
 
 
@@ -67,13 +74,6 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("sync", short_help="Make the collection hold what PATH holds.")
 @source_options
-@click.option(
-    "--on-failed",
-    type=click.Choice(["keep_old", "switch_without"]),
-    default="keep_old",
-    show_default=True,
-    help="When a chunk fails: keep the document's old revision, or switch to the new one without the chunk.",
-)
 @click.option(
     "--wait",
     type=click.Choice(["searchable", "stored"]),
@@ -124,7 +124,7 @@ def _run(
     columns: tuple[str, ...],
     delete_missing: bool | None,
     allow_removal: bool,
-    on_failed: str = "keep_old",
+    on_failed: str,
     wait: str = "searchable",
 ) -> None:
     import shelflist
@@ -153,12 +153,13 @@ def _run(
                 "source": named,
                 "delete": "missing" if removes else None,
                 "allow_removal": allow_removal,
+                "on_failed": on_failed,
             }
             with progress_listener() as listen:
                 if planned:
                     report = collection.plan(opened, progress=listen, **settings)
                 else:
-                    report = collection.sync_all(opened, on_failed=on_failed, wait=wait, progress=listen, **settings)
+                    report = collection.sync_all(opened, wait=wait, progress=listen, **settings)
             parts.append({"path": path, "source": named, **_counts(report)})
             reports.append(report)
         if not planned:
