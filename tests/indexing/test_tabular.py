@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 from shelflist.core.errors import InvalidInput, MissingDependency, UnreadableSource
 from shelflist.core.types import Chunk, Document
 from shelflist.indexing.protocol import Source
+from shelflist.indexing.rows import Key
 from shelflist.indexing.tabular import Jsonl, Parquet
 
 
@@ -365,6 +366,40 @@ def test_a_hundred_thousand_lines_stream_in_bounded_memory(tmp_path: Path) -> No
     assert seen == lines
     assert path.stat().st_size > 20_000_000
     assert peak < 4_000_000
+
+
+def test_ids_of_a_hundred_thousand_documents_are_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "large.jsonl"
+    lines = [f'{{"document_id": "a document of its own, number {i}", "content": "x"}}\n' for i in range(100_000)]
+    path.write_text("".join(lines), "utf-8")
+    tracemalloc.start()
+    try:
+        assert Jsonl(path).total() == len(lines)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_000_000
+    path.write_text("".join([*lines, lines[70_000]]), "utf-8")
+    with pytest.raises(UnreadableSource, match=r"line 100001: document '.* 70000'.*began at line 70001"):
+        Jsonl(path).total()
+
+
+def test_two_documents_of_one_hash_are_two_documents(tmp_path: Path) -> None:
+    class Clashing(str):
+        def __hash__(self) -> int:
+            return 7
+
+    class Source(Jsonl):
+        def keys(self) -> Iterator[tuple[int, Key]]:
+            found = super().keys()
+            return ((row, (None, Clashing(name))) for row, (_, name) in found)
+
+    def source(ids: str) -> Source:
+        return Source(_jsonl(tmp_path / "c.jsonl", [{"document_id": i, "content": "x"} for i in ids]))
+
+    assert source("aabc").total() == 3
+    with pytest.raises(UnreadableSource, match="line 4: document 'a'"):
+        source("aaba").total()
 
 
 def test_parquet_streams_in_bounded_memory(tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import stat
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import orjson
 
 from shelflist.core.errors import InvalidInput, UnreadableSource
@@ -99,6 +102,20 @@ class Table:
         state = self._state()
         if self._checked is not None and self._checked[0] == state:
             return self._checked[1]
+        # Eight bytes a document, where their ids would be hundreds.
+        begun = array("q", (hash(key) for key, _ in groupby(key for _, key in self.keys())))
+        if not begun:
+            raise UnreadableSource(
+                f"{self.path} holds no {self.unit}s. Check the path; "
+                "to remove everything on purpose use: shelflist drop"
+            )
+        if len(np.unique(np.frombuffer(begun, np.int64))) < len(begun):
+            self._require_together()
+        self._checked = (state, len(begun))
+        return len(begun)
+
+    def _require_together(self) -> None:
+        """UnreadableSource naming the first document whose rows are apart; two of one hash may also be two documents."""
         first: dict[Key, int] = {}
         current: Key | None = None
         for row, key in self.keys():
@@ -112,13 +129,6 @@ class Table:
                 )
             first[key] = row
             current = key
-        if not first:
-            raise UnreadableSource(
-                f"{self.path} holds no {self.unit}s. Check the path; "
-                "to remove everything on purpose use: shelflist drop"
-            )
-        self._checked = (state, len(first))
-        return len(first)
 
     def _documents(self) -> Iterator[Item]:
         before = self._state()
