@@ -366,7 +366,7 @@ class Collection:
         """Why a document is, or is not, among the answers: each chunk's state, filter, and rank in every leg.
 
         `dense_rank` and `hybrid_rank` are of an ordinary search's 100 candidates, `exact_rank` and `keyword_rank` of all that
-        match; `plan` says which way the search goes.
+        match; `legs` are those that can be asked with words, `plan` says which way the search goes.
         """
         if not isinstance(query, str):
             raise InvalidInput(f"query={shown_value(query)} is not text: why is asked with the words of a search.")

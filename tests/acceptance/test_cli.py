@@ -44,6 +44,7 @@ def test_the_embedder_none_is_not_passed_over(tmp_path: Path) -> None:
     folder.run("init", *place, "--fingerprint", "model", "--dimensions", "2")
     folder.run("sync", "vectors.jsonl", *place)
     assert folder.run("count", *place).stdout.split()[0] == "1"
+    assert "number 1 with --mode keyword" in folder.run("why", "p", "keys", *place).stdout
 
 
 class Folder:

@@ -80,7 +80,8 @@ class FakeCollection:
         return self._answer("count", 7, where)
 
     def why(self, document: str, query: str, where: str | None = None) -> dict[str, Any]:
-        found = {"document": DOCUMENT, "query": query, "chunks": [why_chunk()], "plan": "hybrid (convex): exact scan"}
+        found = {"document": DOCUMENT, "query": query, "legs": ["dense", "keyword"], "chunks": [why_chunk()]}
+        found["plan"] = "hybrid (convex): exact scan"
         return self._answer("why", found, document, query, where)
 
     def status(self) -> dict[str, Any]:

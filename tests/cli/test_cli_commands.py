@@ -279,17 +279,45 @@ def test_search_loads_neither_tables_nor_arrays_nor_other_commands() -> None:
         ([why_chunk(index_status="failed", error="too long")], "too long"),
         ([why_chunk(filter_matches=False)], "filter keeps every chunk"),
         ([why_chunk(exact_rank=None, keyword_rank=None, hybrid_rank=None)], "shelflist verify"),
-        ([why_chunk(hybrid_rank=None, exact_rank=400)], "too far down"),
+        ([why_chunk(hybrid_rank=None, dense_rank=None, exact_rank=400, keyword_rank=70)], "too far down"),
         ([why_chunk(hybrid_rank=None, dense_rank=None, keyword_rank=None, exact_rank=3)], "vector index misses it"),
         ([why_chunk(dense_rank=None, exact_rank=3)], "number 1 in hybrid"),
-        ([why_chunk(hybrid_rank=37)], "--limit 37"),
+        ([why_chunk(hybrid_rank=37, dense_rank=30, exact_rank=30, keyword_rank=25)], "--limit 37"),
         ([why_chunk(keyword_rank=None)], "shares no word"),
         ([why_chunk(hybrid_rank=9), why_chunk(hybrid_rank=4)], "number 4 in hybrid"),
         ([why_chunk(filter_matches=False), why_chunk(hybrid_rank=4)], "number 4 in hybrid"),
+        ([why_chunk(hybrid_rank=4), why_chunk(hybrid_rank=37, dense_rank=None)], "number 4 in hybrid"),
+        ([why_chunk(hybrid_rank=None, dense_rank=3, exact_rank=3, keyword_rank=3764)], "--mode dense"),
+        ([why_chunk(hybrid_rank=40, dense_rank=None, exact_rank=900, keyword_rank=2)], "--mode keyword"),
+        ([why_chunk(hybrid_rank=None, dense_rank=None, exact_rank=3, keyword_rank=3764)], "vector index misses it"),
     ],
 )
 def test_why_says_the_first_thing_that_is_in_the_way(chunks: list[dict[str, object]], said: str) -> None:
     assert said in explain_why(chunks, filtered=False)
+
+
+def test_why_gives_the_ranks_of_one_chunk() -> None:
+    one = why_chunk(hybrid_rank=None, dense_rank=3, exact_rank=3, keyword_rank=3764)
+    other = why_chunk(hybrid_rank=None, dense_rank=None, exact_rank=900, keyword_rank=20)
+    assert "(dense 3, keyword 3764)" in explain_why([other, one], filtered=False)
+    one = why_chunk(hybrid_rank=None, dense_rank=None, exact_rank=300, keyword_rank=None)
+    said = explain_why([other, one], filtered=False)
+    assert "(dense 900, keyword 20)" in said and "too far down" in said and "--mode" not in said
+
+
+@pytest.mark.parametrize(
+    ("rank", "said", "unsaid"),
+    [
+        (1, "number 1 with --mode keyword", "--limit"),
+        (40, "--limit 40", "too far down"),
+        (None, "shares no word", "verify"),
+    ],
+)
+def test_why_without_an_embedder_speaks_of_the_keyword_leg_alone(rank: int | None, said: str, unsaid: str) -> None:
+    chunk = why_chunk(dense_rank=None, exact_rank=None, hybrid_rank=None, keyword_rank=rank)
+    verdict = explain_why([chunk], filtered=False, has_embedder=False)
+    assert "no embedder" in verdict and said in verdict and unsaid not in verdict
+    assert "no embedder" not in explain_why([chunk], filtered=False)
 
 
 def test_why_shows_each_chunk_and_a_verdict(shell: Shell, fake: FakeCollection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -178,7 +179,7 @@ def why_command(invocation: Invocation, document: str, query: str, where: str | 
     with invocation.bound() as collection:
         found = collection.why(document, query, where)
         name = collection.name
-    verdict = explain_why(found["chunks"], where is not None)
+    verdict = explain_why(found["chunks"], where is not None, has_embedder="dense" in found["legs"])
     if invocation.as_json:
         print_json({"collection": name, "where": where, "verdict": verdict, **found})
         return
@@ -202,12 +203,18 @@ def why_command(invocation: Invocation, document: str, query: str, where: str | 
 
 
 def _is_missed(chunk: Mapping[str, Any]) -> bool:
-    if chunk["exact_rank"] is None or chunk["exact_rank"] > _DEFAULT_LIMIT:
-        return False
-    return chunk["dense_rank"] is None and chunk["keyword_rank"] is None
+    return chunk["dense_rank"] is None and _is_near(chunk["exact_rank"]) and not _is_near(chunk["hybrid_rank"])
 
 
-def explain_why(chunks: list[Mapping[str, Any]], filtered: bool) -> str:
+def _is_near(rank: int | None) -> bool:
+    return rank is not None and rank <= _DEFAULT_LIMIT
+
+
+def _order(*ranks: int | None) -> float:
+    return min((rank for rank in ranks if rank is not None), default=math.inf)
+
+
+def explain_why(chunks: list[Mapping[str, Any]], filtered: bool, *, has_embedder: bool = True) -> str:
     """The first thing that keeps a document out of the answers, in a sentence; or its best rank."""
     if not chunks:
         return "The document has no chunks, so nothing can find it. Look at the file, then sync it again."
@@ -220,24 +227,49 @@ def explain_why(chunks: list[Mapping[str, Any]], filtered: bool) -> str:
     matching = [chunk for chunk in indexed if chunk["filter_matches"]]
     if not matching:
         return "The filter keeps every chunk of the document out. Compare it with: shelflist show DOCUMENT"
-    lost = [chunk for chunk in matching if chunk["exact_rank"] is None and chunk["keyword_rank"] is None]
-    dense = [chunk["exact_rank"] for chunk in matching if chunk["exact_rank"] is not None]
-    if len(lost) == len(matching):
+    narrower = "" if filtered else ", or narrow the search with --where"
+    if not has_embedder:
+        return _explain_keyword(_order(*(chunk["keyword_rank"] for chunk in matching)), narrower)
+    if all(chunk["exact_rank"] is None and chunk["keyword_rank"] is None for chunk in matching):
         return "The chunks are indexed but no leg knows them. Check the collection with: shelflist verify"
+    # Ranks of different chunks side by side would describe a chunk that does not exist.
+    best = min(matching, key=lambda chunk: _order(chunk["hybrid_rank"]))
+    found = f"It is found: its best chunk is number {best['hybrid_rank']} in hybrid search ({_legs(best)})."
+    if _is_near(best["hybrid_rank"]):
+        return found
     if missed := [chunk["exact_rank"] for chunk in matching if _is_missed(chunk)]:
         return (
             f"The vector index misses it: compared with every vector it is number {min(missed)}, and the index does not bring it. "
             "Search with --exact, aim at a higher target_recall, or see how often that happens with collection.recall()."
         )
-    best = min((chunk["hybrid_rank"] for chunk in matching if chunk["hybrid_rank"] is not None), default=None)
-    words = [chunk["keyword_rank"] for chunk in matching if chunk["keyword_rank"] is not None]
-    legs = (
-        f"dense {min(dense) if dense else '-'}, keyword {min(words) if words else '- (shares no word with the query)'}"
+    nearest = min(matching, key=lambda chunk: _order(chunk["dense_rank"], chunk["keyword_rank"]))
+    if _is_near(nearest["dense_rank"]) or _is_near(nearest["keyword_rank"]):
+        leg = "dense" if _order(nearest["dense_rank"]) <= _order(nearest["keyword_rank"]) else "keyword"
+        other = "keyword" if leg == "dense" else "dense"
+        weight = "more" if leg == "dense" else "less"
+        return (
+            f"Its best chunk is number {nearest[f'{leg}_rank']} by the {leg} leg, and the {other} leg keeps it out of the first "
+            f"{_DEFAULT_LIMIT} of a hybrid search ({_legs(nearest)}). Search with --mode {leg}, or give the dense leg {weight} "
+            "weight with --alpha."
+        )
+    if best["hybrid_rank"] is not None:
+        return f"{found} Ask for more with --limit {best['hybrid_rank']}{narrower}."
+    best = min(matching, key=lambda chunk: _order(chunk["exact_rank"], chunk["keyword_rank"]))
+    return f"Its best chunk is too far down in every leg ({_legs(best)}): search with a higher --limit or other words."
+
+
+def _explain_keyword(rank: float, narrower: str) -> str:
+    """What is to be said where vectors are given: hybrid search, the usual one, cannot be asked with words."""
+    only = "The collection has no embedder, so words find it by keyword only"
+    if rank == math.inf:
+        return f"{only}, and it shares no word with the query. Use other words, or search by a vector (--vector FILE)."
+    found = f"{only}: its best chunk is number {rank} with --mode keyword."
+    return found if rank <= _DEFAULT_LIMIT else f"{found} Ask for more with --limit {rank}{narrower}."
+
+
+def _legs(chunk: Mapping[str, Any]) -> str:
+    dense, keyword = chunk["exact_rank"], chunk["keyword_rank"]
+    return (
+        f"dense {'-' if dense is None else dense}, "
+        f"keyword {'- (shares no word with the query)' if keyword is None else keyword}"
     )
-    if best is None:
-        return f"Its best chunk is too far down in every leg ({legs}): search with a higher --limit or other words."
-    found = f"It is found: its best chunk is number {best} in hybrid search ({legs})."
-    if best <= _DEFAULT_LIMIT:
-        return found
-    narrower = "" if filtered else ", or narrow the search with --where"
-    return f"{found} Ask for more with --limit {best}{narrower}."

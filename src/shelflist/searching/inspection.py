@@ -75,7 +75,8 @@ class Inspection:
             }
             for row in self._documents.chunks(self._collection.generation_id, record.document_key)
         ]
-        return {"document": _shown(record), "query": query, "chunks": chunks}
+        legs = [leg for leg in ("dense", "keyword") if leg in ranks]
+        return {"document": _shown(record), "query": query, "legs": legs, "chunks": chunks}
 
     def require(self, document_id: str) -> DocumentRecord:
         """The document if searches see it, or InvalidInput."""
