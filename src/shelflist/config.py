@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -311,7 +312,7 @@ def read_file(path: Path) -> Settings:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
-            f"{path} is not valid TOML: {error}. Correct that line, or write the file anew with: shelflist init --force"
+            f"{path} is not valid TOML: {error}. Correct that line, or write the file anew, in its folder, with: {command_anew(path)}"
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}).") from None
@@ -341,6 +342,31 @@ def read_file(path: Path) -> Settings:
         raise ConfigError(f"{path}: dimensions is a whole number from 1 up, not {dimensions!r}.")
     declared = data.get("fields")
     return Settings(**values, dimensions=dimensions, fields=_declared(path, declared), file=path, described=True)
+
+
+def command_anew(path: Path) -> str:
+    """The command that writes a shelflist.toml anew, about the place that the one there names, as far as that can be read."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    words = ["shelflist init --force"]
+    for key in ("url", "collection", "ledger"):
+        line = re.search(rf"""^[ \t]*{key}[ \t]*=(?![ \t]*[\[{{])[ \t]*(["']?)([^"'\n#]+)""", text, re.MULTILINE)
+        value = line[2].strip() if line else ""
+        if key != "collection" and not _is_place(value):
+            value = "file:./index" if key == "url" else ""
+        if value:
+            words.append(f"--{key} {shlex.quote(value if key == 'collection' else redact(value))}")
+    return " ".join(words)
+
+
+def _is_place(url: str) -> bool:
+    """Whether it is a URL that `init` takes."""
+    try:
+        return parse_url(url).scheme != "memory"
+    except ConfigError:
+        return False
 
 
 def _text_value(path: Path, key: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,35 @@ def test_a_broken_file_is_named_and_can_be_replaced(shell: Shell, shelf: FakeShe
     assert broken.code == 1 and "line 1" in broken.err
     assert shell("init", "--url", "file:./index", "--force").code == 0
     assert toml(tmp_path)["url"] == "file:./index"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("collection = [\n", {"url": "file:./index", "collection": "docs"}),
+        ('url = "file:./my shelf\ncollection = "pages"\n', {"url": "file:./my shelf", "collection": "pages"}),
+        ("url = 'memory:'\nmetric = cosine\n", {"url": "file:./index", "collection": "docs"}),
+        (
+            'url = "qdrant://h:6333"\nledger = "sqlite:./l.db"\nmetric = cosine\n',
+            {"url": "qdrant://h:6333", "collection": "docs", "ledger": "sqlite:./l.db"},
+        ),
+    ],
+)
+def test_what_is_said_of_a_broken_file_works_when_pasted(
+    shell: Shell, shelf: FakeShelf, tmp_path: Path, text: str, written: dict[str, Any]
+) -> None:
+    (tmp_path / "shelflist.toml").write_text(text)
+    hint = shell("search", "keys").err.partition("with: shelflist ")[2]
+    assert shell(*shlex.split(hint)).code == 0
+    assert toml(tmp_path) == written
+
+
+def test_force_without_a_url_does_not_deny_the_broken_file(shell: Shell, shelf: FakeShelf, tmp_path: Path) -> None:
+    assert "there is no shelflist.toml" in shell("init", "--force").err
+    (tmp_path / "shelflist.toml").write_text('url = "pgvector://me:hush@h/d"\nmetric = cosine\n')
+    refused = shell("init", "--force")
+    assert refused.code == 1 and "there is no" not in refused.err and "hush" not in refused.err
+    assert "shelflist init --force --url 'pgvector://me:***@h/d'" in refused.err
 
 
 def test_a_file_further_up_belongs_to_another_collection(

@@ -13,7 +13,17 @@ import click
 
 from shelflist.cli.options import Invocation, collection_options, index_option
 from shelflist.cli.output import print_json, print_table, relative, say, warn
-from shelflist.config import FILE_NAME, Settings, has_secret, parse_url, read_file, redact, render_file, url_path
+from shelflist.config import (
+    FILE_NAME,
+    Settings,
+    command_anew,
+    has_secret,
+    parse_url,
+    read_file,
+    redact,
+    render_file,
+    url_path,
+)
 from shelflist.core.errors import ConfigError, ShelflistError
 from shelflist.core.fields import Fields
 
@@ -90,6 +100,10 @@ def init_command(invocation: Invocation, fields: tuple[str, ...], force: bool, *
         raise ConfigError(
             f"{relative(path)} says something else: {_differences(before, settings)}. "
             "Leave the options out to use it as it is, or replace it with --force."
+        )
+    if settings.url is None and before is None and path.is_file():
+        raise ConfigError(
+            f"{relative(path)} cannot be used, and --force needs to be told where the index is: {command_anew(path)}"
         )
     url = settings.require_url()
     if parse_url(url).scheme == "memory":
