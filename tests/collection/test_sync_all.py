@@ -7,16 +7,19 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from counting import chunks, contents, counts, document, documents
 from places import Place
 
-from shelflist import Chunk, Collection, Document, Folder, Progress
+from shelflist import Chunk, Collection, Document, Folder, Parquet, Progress
 from shelflist.core.errors import InvalidInput, RemovalRefused, SourceConflict, UnreadableSource
 from shelflist.indexing.protocol import KnownDigests, Source, Unchanged, Unreadable
 
@@ -523,3 +526,25 @@ def test_what_is_no_list_of_chunks_is_refused(place: Place, given: Any) -> None:
     with pytest.raises(InvalidInput, match=r"'e' are .*list of Chunk"):
         docs.sync("e", given)
     assert docs.documents() == []
+
+
+def test_a_time_without_a_zone_fails_its_document_alone_whichever_file_brings_it(alone: Place, tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "bare.md").write_text("---\nat: 2024-05-06 12:00:00\n---\nnoon\n")
+    (pages / "zoned.md").write_text("---\nat: 2024-05-06 12:00:00Z\n---\nnoon\n")
+    (pages / "day.md").write_text("---\nat: 2024-05-06\n---\nmidnight\n")
+    noon = datetime(2024, 5, 6, 12)
+    for name, zone in (("bare", None), ("zoned", "UTC")):
+        columns = {"document_id": [name], "content": ["noon"], "at": pa.array([noon], pa.timestamp("ns", tz=zone))}
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    docs = alone.open(fields={"at": "datetime"})
+    sources = (Folder(pages), Parquet(tmp_path / "bare.parquet"), Parquet(tmp_path / "zoned.parquet"))
+    reports = [docs.sync_all(source) for source in sources]
+    failures = [failure for report in reports for failure in report.failures]
+    assert [failure.document_id for failure in failures] == ["bare.md", "bare"]
+    for failure in failures:
+        assert "'at'" in failure.error and "without a time zone" in failure.error
+        assert "cast it to a timestamp with a zone" in failure.error
+    assert there(docs) == ["day.md", "zoned", "zoned.md"]
+    assert docs.count('at == "2024-05-06T12:00:00Z"') == 2 and docs.count('at == "2024-05-06T00:00:00Z"') == 1

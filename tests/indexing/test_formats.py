@@ -62,7 +62,7 @@ def test_front_matter_becomes_metadata_in_plain_values() -> None:
         "tags": ["api", "keys"],
         "date": "2023-05-06T00:00:00+00:00",
         "at": "2023-05-06T07:08:09+02:00",
-        "naive": "2023-05-06T07:08:09+00:00",
+        "naive": "2023-05-06T07:08:09",
         "n": 3,
         "nested": {"a": [1, 2]},
         "ms.date": "x",

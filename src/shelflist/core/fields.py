@@ -49,7 +49,8 @@ _ADVICE: Mapping[FieldType, str] = {
     FieldType.INT: "Give a whole number below 2^53 without quotes, or keep it as text in a field of type str.",
     FieldType.FLOAT: "Give a finite number, without quotes.",
     FieldType.BOOL: "Give true or false, without quotes.",
-    FieldType.DATETIME: "Give a moment with its time zone, such as 2024-01-31T09:00:00+00:00.",
+    FieldType.DATETIME: "Give a moment with its time zone, such as 2024-01-31T09:00:00+00:00 (a column of Parquet: cast it "
+    "to a timestamp with a zone).",
     FieldType.LIST: 'Give a list of texts, such as ["api", "keys"].',
 }
 

@@ -22,7 +22,7 @@ Format = Literal["markdown", "text", "html", "rst", "code"]
 
 FORMATS: tuple[str, ...] = get_args(Format)
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Raise it when the same bytes give other sections or metadata: it is part of every file's digest."""
 
 PARSER_PACKAGES = ("markdown-it-py", "selectolax", "docutils", "pyyaml")
@@ -238,7 +238,7 @@ class _Plain:
         if isinstance(value, float):
             return value if value - value == 0 else str(value)
         if isinstance(value, date):
-            return iso_utc(value)
+            return _iso(value)
         if isinstance(value, Mapping):
             return self.mapping(value, depth)
         if isinstance(value, (set, frozenset)):
@@ -248,11 +248,11 @@ class _Plain:
         return str(value)
 
 
-def iso_utc(value: date) -> str:
-    """A date or datetime as ISO 8601 text with an offset, which both `str` and `datetime` fields accept.
+def _iso(value: date) -> str:
+    """A date or datetime as ISO 8601 text: a bare date is midnight UTC, a time without an offset stays without one.
 
-    YAML says that a time without an offset is UTC, and that a bare date is midnight.
+    YAML would call the latter UTC, but who writes a page means the clock on the wall: a `datetime` field refuses it.
     """
     if not isinstance(value, datetime):
         value = datetime.combine(value, time(), UTC)
-    return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
+    return value.isoformat()

@@ -124,8 +124,8 @@ class Parquet(Table):
     """Chunks in a Parquet file, read in batches of a thousand rows.
 
     Columns as for `Jsonl`; `embedding` is a list of numbers of any width, `metadata` a struct, a map or JSON text. In
-    metadata, timestamps and dates become aware datetimes (UTC where the file names no zone), decimals floats, and null
-    and NaN mean that the row has no such key. Chunks of one document must be consecutive rows.
+    metadata, timestamps and dates become aware datetimes, but for a timestamp without a zone, which stays so and which a
+    `datetime` field refuses; decimals become floats, and null and NaN mean that the row has no such key. Chunks of one document must be consecutive rows.
     """
 
     kind = "parquet"
@@ -258,7 +258,7 @@ def _values(column: pyarrow.Array, where: str) -> list[Any]:
     kind = column.type
     if types.is_timestamp(kind):
         # Python's datetimes end at microseconds; pyarrow would refuse to show the nanoseconds of many writers.
-        column = column.cast(pyarrow.timestamp("us", tz="UTC"), safe=False)
+        column = column.cast(pyarrow.timestamp("us", tz="UTC" if kind.tz else None), safe=False)
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError as error:
@@ -282,7 +282,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, float):
         return None if value != value else value
     if isinstance(value, datetime):
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        return value.astimezone(UTC) if value.tzinfo else value
     if isinstance(value, date):
         return datetime.combine(value, time(), UTC)
     if isinstance(value, Decimal):
