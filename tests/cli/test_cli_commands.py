@@ -497,6 +497,19 @@ def test_columns_of_a_file_of_chunks(shell: Shell, tmp_path: Path) -> None:
     assert "no part 'contents'" in shell("sync", "chunks.jsonl", "--column", "contents=body").err
 
 
+def test_a_column_of_tenants_says_how_to_leave_it_out(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "chunks.jsonl").write_text('{"document_id": "a", "content": "Keys rotate.", "tenant_id": "acme"}\n')
+    shell("init", "--url", "file:./index")
+    refused = shell("sync", "chunks.jsonl")
+    assert refused.code == 1
+    for said in ("'acme'", "`tenant_id`", "--column tenant= ", "--tenancy required"):
+        assert said in refused.err
+    halfway = shell("sync", "chunks.jsonl", "--column", "tenant")
+    assert halfway.code == 2 and "tenant= to leave" in halfway.err
+    assert shell("sync", "chunks.jsonl", "--column", "tenant=").code == 0
+    assert shell("documents", "--json").json["documents"][0]["chunks"] == 1
+
+
 def test_a_source_has_one_name_from_wherever_it_is_synced(
     shell: Shell, fake: FakeCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

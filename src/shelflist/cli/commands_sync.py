@@ -46,7 +46,7 @@ _SOURCE_OPTIONS = (
         multiple=True,
         metavar="PART=NAME",
         help="In a file of chunks, the column that holds the PART (document_id, content, embedding, metadata, section, "
-        "chunk_strategy, tenant) if its name is another; without NAME the part is left out. Repeatable.",
+        "chunk_strategy, tenant) if its name is another; with nothing after the = the part is left out: tenant=. Repeatable.",
     ),
     click.option(
         "--delete-missing/--keep-missing",
@@ -225,7 +225,10 @@ def _columns(given: tuple[str, ...]) -> dict[str, str | None]:
     for one in given:
         part, equals, name = (text.strip() for text in one.partition("="))
         if not part or not equals:
-            raise click.BadParameter(f"{one!r} is not PART=NAME, for example content=body", param_hint="'--column'")
+            raise click.BadParameter(
+                f"{one!r} is not PART=NAME, for example content=body, or tenant= to leave the part out",
+                param_hint="'--column'",
+            )
         columns[part] = name or None
     return columns
 

@@ -253,8 +253,9 @@ class Sync:
         # An empty tenant is refused too: beside no tenant it would give the same document other chunk ids.
         if self._collection.tenancy == "none" and tenant is not None:
             raise TenantForbidden(
-                f"The collection {self._collection.name!r} has no tenants; the document names {tenant!r}. Leave it out "
-                "(columns={'tenant': None}, --column tenant=), or make another collection with tenancy='required'."
+                f"The collection {self._collection.name!r} has no tenants; the document names {tenant!r}. In a file of rows the "
+                "column `tenant` or `tenant_id` says so: leave it out with --column tenant= (columns={'tenant': None}), or "
+                "sync into a collection made with --tenancy required (tenancy='required')."
             )
         return tenant or ""
 
