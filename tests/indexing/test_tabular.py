@@ -421,3 +421,44 @@ def test_parquet_streams_in_bounded_memory(tmp_path: Path) -> None:
             peak = max(peak, pa.total_allocated_bytes() - before)
     assert count == rows - 1
     assert 0 < peak < vectors.nbytes / 2
+
+
+@pytest.mark.parametrize(
+    ("ids", "bad", "kept"),
+    [("aabbc", 4, "ab"), ("aabbc", 3, "a"), ("aabbc", 2, "a"), ("aabbc", 1, ""), ("abcd", 0, "")],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_every_complete_document_before_a_bad_row_comes(
+    tmp_path: Path, kind: str, ids: str, bad: int, kept: str
+) -> None:
+    metadata = ['{"n": 1}' if row != bad else "{" for row in range(len(ids))]
+    columns = {"document_id": list(ids), "content": list(ids), "metadata": metadata}
+    source: Source
+    if kind == "jsonl":
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        source = Jsonl(_jsonl(tmp_path / "c.jsonl", rows))
+    else:
+        source = Parquet(_parquet(tmp_path / "c.parquet", columns))
+    came: list[tuple[str, int]] = []
+    with pytest.raises(UnreadableSource, match=rf"(row|line) {bad + 1}: metadata"):
+        for document in source.documents({}):
+            assert isinstance(document, Document)
+            came.append((document.document_id, len(document.chunks)))
+    assert came == [(one, ids.count(one)) for one in kept]
+
+
+@pytest.mark.parametrize(("chunks", "kept"), [(1, 4096), (3, 1365)], ids=["complete", "cut in the middle"])
+def test_every_complete_document_before_a_damaged_page_comes(tmp_path: Path, chunks: int, kept: int) -> None:
+    ids = [f"{row // chunks:05}" for row in range(5120)]
+    columns = {"document_id": ids, "content": [f"{row:0100}" for row in range(5120)]}
+    path = _parquet(tmp_path / "c.parquet", columns, row_group_size=1024, compression="zstd", use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(4).column(1)
+    with path.open("r+b") as file:
+        file.seek(column.data_page_offset + column.total_compressed_size // 2)
+        file.write(bytes(200))
+    came: list[str] = []
+    with pytest.raises(UnreadableSource, match="not a readable Parquet file"):
+        for document in Parquet(path).documents({}):
+            assert isinstance(document, Document) and len(document.chunks) == chunks
+            came.append(document.document_id)
+    assert len(came) == kept

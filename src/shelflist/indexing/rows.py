@@ -8,7 +8,7 @@ import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -134,16 +134,31 @@ class Table:
         before = self._state()
         current: Key | None = None
         chunks: list[Chunk] = []
-        for key, chunk in self.rows():
-            if key != current:
-                if current is not None:
-                    yield self._document(current, chunks)
-                current, chunks = key, []
-            chunks.append(chunk)
+        read = 0
+        try:
+            for key, chunk in self.rows():
+                read += 1
+                if key != current:
+                    if current is not None:
+                        yield self._document(current, chunks)
+                    current, chunks = key, []
+                chunks.append(chunk)
+        except UnreadableSource:
+            if current is not None and self._state() == before and self._ends_with(read, current):
+                yield self._document(current, chunks)
+            raise
         if self._state() != before:
             raise UnreadableSource(f"{self.path} was changed while it was being read. Sync again when it is complete.")
         if current is not None:
             yield self._document(current, chunks)
+
+    def _ends_with(self, rows: int, key: Key) -> bool:
+        """Whether the document is complete after so many rows: the next row, which could not be read, is of another."""
+        try:
+            following = next(islice(self.keys(), rows, None), None)
+        except UnreadableSource:
+            return False
+        return following is not None and following[1] != key
 
     def _document(self, key: Key, chunks: Sequence[Chunk]) -> Document:
         tenant, document_id = key

@@ -134,8 +134,10 @@ class Sync:
             try:
                 for batch in _batches(self._items(documents)):
                     self._take(batch)
-            except UnreadableSource:
+            except UnreadableSource as error:
                 self._planned.finish()  # what came before it broke off is as good as ever
+                if said := self._kept_before():
+                    raise UnreadableSource(f"{error} {said}") from error
                 raise
             self._require_tenant()
             self._planned.finish()
@@ -159,6 +161,14 @@ class Sync:
             if not self._single and not any(failure.position is None for failure in self._report.failures):
                 self._ledger.catalog.complete_pass(list(self._sources.values()), changed=self._has_changed())
             self._log()
+
+    def _kept_before(self) -> str:
+        """What a source that broke off has brought, as a sentence; empty if nothing."""
+        report = self._report
+        kept = report.documents_added + report.documents_changed + report.documents_unchanged
+        if self._dry or not kept:
+            return ""
+        return f"{kept:,} documents before it were synced." if kept > 1 else "1 document before it was synced."
 
     def _build(self) -> None:
         changed, claims = self._has_changed(), self._generation.store.capabilities
