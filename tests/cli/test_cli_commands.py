@@ -463,6 +463,15 @@ def test_a_plan_takes_the_options_that_decide_what_a_sync_does(
     assert shell("plan", "pages", "--on-failed", "give_up").code == 2
 
 
+def test_chunks_that_cannot_be_cut_are_wrong_usage(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("# Keys\n\nKeys rotate.\n")
+    shell("init", "--url", "file:./index")
+    for size, overlap, said in (("15", "0", "x>=16"), ("64", "33", "Use 0 to 32"), ("64", "50", "--chunk-overlap")):
+        refused = shell("plan", "page.md", "--chunk-size", size, "--chunk-overlap", overlap)
+        assert refused.code == 2 and said in refused.err
+    assert shell("plan", "page.md", "--chunk-size", "16", "--chunk-overlap", "8").code == 0
+
+
 def test_a_plan_waits_for_nothing(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     assert shell("plan", "pages").code == 0

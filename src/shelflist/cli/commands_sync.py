@@ -14,7 +14,7 @@ import click
 from shelflist.cli.options import Invocation, as_typed, collection_options, tenant_option
 from shelflist.cli.output import Failed, print_json, printable, say, warn
 from shelflist.cli.progress import progress_listener
-from shelflist.core.errors import ShelflistError
+from shelflist.core.errors import InvalidInput, ShelflistError
 
 if TYPE_CHECKING:
     from shelflist import Chunker, SyncReport
@@ -28,7 +28,9 @@ _SOURCE_OPTIONS = (
     click.argument("paths", nargs=-1, required=True, metavar="PATH..."),
     click.option("--source", metavar="NAME", help="Name that these documents belong to (default: named after PATH)."),
     click.option("--prefix", metavar="TEXT", help="Put before each document id, for example handbook/."),
-    click.option("--chunk-size", type=click.IntRange(min=1), default=512, show_default=True, help="Tokens of a chunk."),
+    click.option(
+        "--chunk-size", type=click.IntRange(min=16), default=512, show_default=True, help="Tokens of a chunk."
+    ),
     click.option(
         "--chunk-overlap",
         type=click.IntRange(min=0),
@@ -140,7 +142,10 @@ def _run(
         if not path:  # an unset variable of the shell, not the folder one stands in
             raise click.UsageError("PATH is empty. Give a folder, a .jsonl or a .parquet file; . is this folder.")
         require_readable(Path(path))
-    chunker = shelflist.Chunker(chunk_size, chunk_overlap)
+    try:
+        chunker = shelflist.Chunker(chunk_size, chunk_overlap)
+    except InvalidInput as error:
+        raise click.BadParameter(str(error), param_hint="'--chunk-overlap'") from None
     parts: list[dict[str, Any]] = []
     reports: list[SyncReport] = []
     started = time.perf_counter()
