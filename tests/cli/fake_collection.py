@@ -97,6 +97,8 @@ class FakeCollection:
 
     def wait_for_build(self, *, progress: Any = None) -> None:
         self.asked.append(("wait_for_build", (), {}))
+        for step in self.answers.get("building", []):
+            progress(step)
 
     def verify(self, sample: int = 200, *, progress: Any = None) -> dict[str, Any]:
         found = {"ok": True, "ledger": 7, "store": 7, "missing": [], "ghosts": [], "vectors_checked": 7}

@@ -16,7 +16,7 @@ from fake_collection import DOCUMENT, HIT, FakeCollection, FakeShelf, Shell, why
 
 from shelflist.cli.commands_search import explain_why
 from shelflist.core.errors import RemovalRefused, UnknownField
-from shelflist.core.types import Failure, Hit, Hits, SyncReport
+from shelflist.core.types import Failure, Hit, Hits, Progress, SyncReport
 
 ALL = [
     ("search", "keys"),
@@ -470,6 +470,14 @@ def test_chunks_that_cannot_be_cut_are_wrong_usage(shell: Shell, tmp_path: Path)
         refused = shell("plan", "page.md", "--chunk-size", size, "--chunk-overlap", overlap)
         assert refused.code == 2 and said in refused.err
     assert shell("plan", "page.md", "--chunk-size", "16", "--chunk-overlap", "8").code == 0
+
+
+def test_a_sync_that_only_built_the_index_says_so(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    assert "Built the vector index." not in shell("sync", "pages").out
+    fake.answers["building"] = [Progress("building the vector index", 0, 9, "vectors")]
+    assert "Built the vector index." in shell("sync", "pages").out
+    assert shell("sync", "pages", "--json").json["planned"] is False
 
 
 def test_a_plan_waits_for_nothing(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:

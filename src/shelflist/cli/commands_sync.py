@@ -18,7 +18,7 @@ from shelflist.core.errors import InvalidInput, ShelflistError
 
 if TYPE_CHECKING:
     from shelflist import Chunker, SyncReport
-    from shelflist.core.types import Failure
+    from shelflist.core.types import Failure, Progress
 
 _SHOWN_FAILURES = 20
 _SHOWN_NAMES = 5
@@ -167,9 +167,7 @@ def _run(
                     report = collection.sync_all(opened, wait=wait, progress=listen, **settings)
             parts.append({"path": path, "source": named, **_counts(report)})
             reports.append(report)
-        if not planned:
-            with progress_listener() as listen:
-                collection.wait_for_build(progress=listen)
+        built = not planned and _waited_for_build(collection)
         name = collection.name
     total = added_up(reports)
     seconds = time.perf_counter() - started
@@ -178,7 +176,7 @@ def _run(
             {"collection": name, "planned": planned, "seconds": round(seconds, 3), **total.to_dict(), "sources": parts}
         )
     else:
-        _print(total, seconds, planned)
+        _print(total, seconds, planned, built)
     if total.failures:
         raise click.exceptions.Exit(1)
 
@@ -196,6 +194,21 @@ def _failures_told(reports: Sequence[SyncReport], as_json: bool) -> Iterator[Non
             raise Failed(error, str(error), as_json, {"failures": told.to_dict()["failures"]}) from error
         _print_failures(told.failures)
         raise
+
+
+def _waited_for_build(collection: Any) -> bool:
+    """Wait for a vector index that is being built; whether one was."""
+    was_building = False
+    with progress_listener() as listen:
+
+        def hear(step: Progress) -> None:
+            nonlocal was_building
+            was_building = True
+            if listen:
+                listen(step)
+
+        collection.wait_for_build(progress=hear)
+    return was_building
 
 
 def _counts(report: SyncReport) -> dict[str, int]:
@@ -248,11 +261,13 @@ def _source_name(name: str, path: str, settings_file: Path | None) -> str:
     return f"{kind}:{(place.relative_to(settings_file.parent) if inside else place).as_posix()}"
 
 
-def _print(report: SyncReport, seconds: float, planned: bool) -> None:
+def _print(report: SyncReport, seconds: float, planned: bool, built: bool) -> None:
     from shelflist.cli.report import report_lines
 
     for line in report_lines(report, planned):
         say(line)
+    if built:
+        say("Built the vector index.")
     if planned:
         say(f"Nothing was done. Do it with: shelflist sync {' '.join(as_typed(click.get_current_context()))}", dim=True)
     else:
