@@ -636,6 +636,11 @@ def test_plan_asks_and_does_nothing(shell: Shell, fake: FakeCollection) -> None:
     assert "3 would be embedded (90 tokens)" in result.out and "Nothing was done" in result.out
     assert fake.was_asked("plan") and not fake.was_asked("sync_all")
     assert shell("plan", ".", "--json").json["planned"] is True
+    fake.answers["plan"] = SyncReport(unchanged=5, documents_unchanged=2)
+    result = shell("plan", ".")
+    assert "Nothing to do" in result.out and "Do it with" not in result.out
+    fake.answers["plan"] = SyncReport(documents_removed=1)
+    assert "Do it with" in shell("plan", ".").out
 
 
 def test_a_refused_removal_is_code_1(shell: Shell, fake: FakeCollection) -> None:

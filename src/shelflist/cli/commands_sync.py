@@ -262,15 +262,15 @@ def _source_name(name: str, path: str, settings_file: Path | None) -> str:
 
 
 def _print(report: SyncReport, seconds: float, planned: bool, built: bool) -> None:
-    from shelflist.cli.report import report_lines
+    from shelflist.cli.report import has_nothing_to_do, report_lines
 
     for line in report_lines(report, planned):
         say(line)
     if built:
         say("Built the vector index.")
-    if planned:
+    if planned and not has_nothing_to_do(report):
         say(f"Nothing was done. Do it with: shelflist sync {' '.join(as_typed(click.get_current_context()))}", dim=True)
-    else:
+    if not planned:
         chunks = report.added + report.unchanged + report.moved + report.metadata_only
         rate = f", {chunks / seconds:,.0f} chunks/s" if chunks and seconds > 0.05 else ""
         say(f"{seconds:.2f} s{rate}", dim=True)

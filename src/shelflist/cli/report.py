@@ -41,16 +41,22 @@ def report_lines(report: SyncReport, planned: bool = False) -> list[str]:
         tokens = f" ({report.tokens:,} tokens)" if report.tokens else ""
         cached = f", {report.cached:,} known already" if report.cached else ""
         lines.append(f"Texts      {report.embedded:,} {would}embedded{tokens}{cached}")
-    changes = report.added + report.removed + report.moved + report.metadata_only
     if report.files_skipped:
         names = ", ".join(report.skipped) + (", …" if report.files_skipped > len(report.skipped) else "")
         lines.append(
             f"Skipped    {report.files_skipped:,} of a kind that is not read: {names} (--include '*.SUFFIX' reads such text too)"
         )
-    if not changes and not report.failures and not report.documents_added and not report.documents_changed:
+    if has_nothing_to_do(report):
         others = report.embedded and not planned
         lines.append("Another sync wrote the same first." if others else "Nothing to do: the collection is up to date.")
     return lines
+
+
+def has_nothing_to_do(report: SyncReport) -> bool:
+    """Whether the pass changes no document, and none failed."""
+    chunks = report.added + report.removed + report.moved + report.metadata_only
+    documents = report.documents_added + report.documents_changed + report.documents_removed
+    return not (chunks or documents or report.failures)
 
 
 def _counts(*named: tuple[str, int]) -> str:
