@@ -325,6 +325,10 @@ def test_why_shows_each_chunk_and_a_verdict(shell: Shell, fake: FakeCollection) 
     assert "Keys are rotated." in result.out and "It is found: its best chunk is number 1" in result.out
     assert fake.asked[0] == ("why", ("keys.md", "keys", "page_number < 10"), {})
     assert shell("why", "keys.md", "keys", "--json").json["chunks"][0]["hybrid_rank"] == 1
+    assert "shelflist show" not in result.out
+    found = {"legs": ["dense", "keyword"], "chunks": [why_chunk(filter_matches=False)], "plan": "exact scan"}
+    fake.answers["why"] = found
+    assert "shelflist show 'my keys.md'" in shell("why", "my keys.md", "keys", "--where", "page_number < 1").out
 
 
 # looking

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -179,7 +180,7 @@ def why_command(invocation: Invocation, document: str, query: str, where: str | 
     with invocation.bound() as collection:
         found = collection.why(document, query, where)
         name = collection.name
-    verdict = explain_why(found["chunks"], where is not None, has_embedder="dense" in found["legs"])
+    verdict = explain_why(found["chunks"], where is not None, has_embedder="dense" in found["legs"], document=document)
     if invocation.as_json:
         print_json({"collection": name, "where": where, "verdict": verdict, **found})
         return
@@ -214,7 +215,9 @@ def _order(*ranks: int | None) -> float:
     return min((rank for rank in ranks if rank is not None), default=math.inf)
 
 
-def explain_why(chunks: list[Mapping[str, Any]], filtered: bool, *, has_embedder: bool = True) -> str:
+def explain_why(
+    chunks: list[Mapping[str, Any]], filtered: bool, *, has_embedder: bool = True, document: str = "DOCUMENT"
+) -> str:
     """The first thing that keeps a document out of the answers, in a sentence; or its best rank."""
     if not chunks:
         return "The document has no chunks, so nothing can find it. Look at the file, then sync it again."
@@ -226,7 +229,8 @@ def explain_why(chunks: list[Mapping[str, Any]], filtered: bool, *, has_embedder
         return f"No chunk is searchable (index status: {states}).{because} Sync it again, or run: shelflist repair"
     matching = [chunk for chunk in indexed if chunk["filter_matches"]]
     if not matching:
-        return "The filter keeps every chunk of the document out. Compare it with: shelflist show DOCUMENT"
+        words = f"shelflist show {shlex.quote(document)}"
+        return f"The filter keeps every chunk of the document out. Compare it with: {words}"
     narrower = "" if filtered else ", or narrow the search with --where"
     if not has_embedder:
         return _explain_keyword(_order(*(chunk["keyword_rank"] for chunk in matching)), narrower)
