@@ -64,7 +64,7 @@ def test_an_expected_error_is_a_line_and_code_1(shell: Shell, fake: FakeCollecti
     assert as_json.json["error_type"] == "UnknownField" and "page_number" in as_json.json["error"]
 
 
-@pytest.mark.parametrize("arguments", ALL, ids=" ".join)
+@pytest.mark.parametrize("arguments", [a for a in ALL if a[0] != "drop"], ids=" ".join)
 def test_a_missing_collection_names_the_command_that_makes_it(
     shell: Shell, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -392,6 +392,17 @@ def test_repair_that_cannot_restore_everything_ends_with_1(shell: Shell, fake: F
     fake.answers["repair"] = {"actions": [], "lost": ["given.md"]}
     result = shell("repair")
     assert result.code == 1 and "given.md" in result.err
+
+
+def test_what_is_not_there_is_not_dropped_and_not_to_be_made(shell: Shell, tmp_path: Path) -> None:
+    place = ("--url", f"file:{tmp_path / 'index'}")
+    for there in ("", " There is: docs."):
+        result = shell("drop", "--collection", "other", *place, "--yes")
+        assert result.code == 1 and result.err.endswith(f"so nothing was removed.{there}\n")
+        assert "'other'" in result.err and "init" not in result.err
+        assert there or not list(tmp_path.iterdir())
+        shell("init", *place)
+    assert shell("drop", "--collection", "docs", *place, "--yes").code == 0
 
 
 def test_drop_asks_and_takes_no_answer_as_no(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,8 +25,11 @@ from shelflist.config import (
     render_file,
     url_path,
 )
-from shelflist.core.errors import ConfigError, ShelflistError
+from shelflist.core.errors import CollectionNotFound, ConfigError, ShelflistError
 from shelflist.core.fields import Fields
+
+if TYPE_CHECKING:
+    from shelflist import Collection
 
 
 def _declared_fields(given: tuple[str, ...]) -> dict[str, str] | None:
@@ -284,6 +288,24 @@ def _declare_in_file(path: Path, name: str, kind: str) -> bool:
     return True
 
 
+@contextmanager
+def _there_to_drop(invocation: Invocation) -> Iterator[Collection]:
+    """The collection; one that is not there is not to be made by who wants it gone."""
+    try:
+        with invocation.collection(compare=False, emptied=True) as collection:
+            yield collection
+    except CollectionNotFound:
+        from shelflist.opening import collection_names
+
+        settings = invocation.settings
+        url = settings.require_url()
+        names = collection_names(url, settings.ledger)
+        there = f" There is: {', '.join(names)}." if names else ""
+        raise CollectionNotFound(
+            f"No collection {settings.collection!r} at {redact(url)}, so nothing was removed.{there}"
+        ) from None
+
+
 @click.command("drop", short_help="Remove a collection with everything in it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @collection_options
@@ -294,7 +316,7 @@ def drop_command(invocation: Invocation, yes: bool) -> None:
     Example:
       shelflist drop --collection docs --yes
     """
-    with invocation.collection(compare=False, emptied=True) as collection:
+    with _there_to_drop(invocation) as collection:
         documents = collection.status()["documents"]
         place = f"the collection {collection.name!r} at {redact(invocation.settings.url or '')}"
         if not yes:
