@@ -495,6 +495,16 @@ def test_a_sync_that_only_built_the_index_says_so(shell: Shell, fake: FakeCollec
     assert shell("sync", "pages", "--json").json["planned"] is False
 
 
+def test_a_path_that_is_given_twice_is_synced_once(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+    sources = shell("sync", "b", "a", str(tmp_path / "a"), "./b/", "--json").json["sources"]
+    assert [one["path"] for one in sources] == ["b", "a"]
+    assert shell("sync", "a", "a/", "--source", "wiki").code == 0
+    assert shell("sync", "a", "b", "--source", "wiki").code == 2
+    assert shell("sync", "a", "").code == 2
+
+
 def test_a_plan_waits_for_nothing(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     assert shell("plan", "pages").code == 0

@@ -133,6 +133,10 @@ def _run(
     from shelflist.cli.report import added_up
     from shelflist.indexing.sources import require_readable
 
+    once: dict[str, str] = {}  # a second pass over the same place would count everything again
+    for path in paths:
+        once.setdefault(path and os.path.abspath(path), path)
+    paths = tuple(once.values())
     if source is not None and len(paths) > 1:
         # Each path is a pass of its own: the second would remove what the first one brought.
         raise click.UsageError("--source names the documents of one PATH. Run the command once for each path.")
