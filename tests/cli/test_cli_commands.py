@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -348,6 +349,16 @@ def test_a_long_document_list_says_that_there_is_more(shell: Shell, fake: FakeCo
 def test_moments_are_shown_as_such(shell: Shell, fake: FakeCollection) -> None:
     assert "2026-01-01 00:00:00 UTC" in shell("documents").out
     assert "2026-01-01 00:00:00 UTC" in shell("show", "keys.md").out
+
+
+def test_a_datetime_is_shown_as_a_filter_takes_it(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("---\nat: 2024-05-06T12:00:00.5+02:00\n---\nKeys rotate.\n")
+    shell("init", "--url", "file:./index", "--field", "at=datetime")
+    shell("sync", "page.md")
+    for out in (shell("show", "page.md").out, shell("search", "keys", "--explain").out):
+        (at,) = re.findall(r"\bat +(\d[^,\s]*)", out)
+        assert shell("count", "--where", f'at == "{at}"').out == "1\n"
+        assert shell("count", "--where", f'at > "{at}"').out == "0\n"
 
 
 def test_an_empty_collection_names_the_next_step(shell: Shell, fake: FakeCollection) -> None:

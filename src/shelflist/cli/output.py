@@ -109,7 +109,7 @@ def shown(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
+        return value.isoformat()  # as a filter takes it: with its zone
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).hex()
     if isinstance(value, Mapping):
