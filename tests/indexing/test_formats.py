@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -83,6 +84,12 @@ def test_bad_front_matter_is_kept_as_text_with_a_warning(block: str) -> None:
     assert len(parsed.warnings) == 1
     assert _paths(parsed) == ["", "Heading"]
     assert block in parsed.sections[0].text
+
+
+@pytest.mark.parametrize(("block", "line"), [("a: b: c", 2), ("a: 1\nb: 2\nc: d: e", 4)])
+def test_a_warning_of_front_matter_counts_lines_as_the_file_does(block: str, line: int) -> None:
+    (warning,) = parse(f"---\n{block}\n---\ntext\n").warnings
+    assert re.findall(r"line (\d+)", warning) == [str(line)]
 
 
 def test_an_alias_bomb_is_refused_in_bounded_work() -> None:

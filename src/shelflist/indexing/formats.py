@@ -200,7 +200,7 @@ def _front_matter(text: str) -> tuple[dict[str, Any], str, str | None]:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        loaded = yaml.load(block, Loader=loader)
+        loaded = yaml.load("\n" + block, Loader=loader)  # so that an error counts lines as the file does
         if loaded is None:
             return {}, rest, None
         if not isinstance(loaded, Mapping):
