@@ -131,7 +131,7 @@ class Collection:
     def tenant(self, tenant_id: str) -> Collection:
         """The same collection, seen and written as one tenant. Closing it leaves the collection open.
 
-        TenantRequired for an id that is no non-empty str, TenantForbidden where the collection has no tenants, or is
+        TenantRequired for an id that is no str or is blank, TenantForbidden where the collection has no tenants, or is
         bound to another one: what is handed to code that serves one tenant opens no other.
         """
         if self.tenancy == "none":
@@ -139,8 +139,8 @@ class Collection:
                 f"The collection {self.name!r} has no tenants: leave the tenant out, or make another collection with "
                 "tenancy='required' (shelflist init --tenancy required)."
             )
-        if not isinstance(tenant_id, str) or not tenant_id:
-            raise TenantRequired(f"A tenant id is a non-empty str, got {tenant_id!r}.")
+        if not isinstance(tenant_id, str) or not tenant_id.strip():
+            raise TenantRequired(f"A tenant id is a str that is not blank, got {tenant_id!r}.")
         label_bytes("tenant", tenant_id)
         if self._tenant not in (None, tenant_id):
             raise TenantForbidden(

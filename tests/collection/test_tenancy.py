@@ -46,13 +46,13 @@ def test_without_a_tenant_nothing_is_done(saas: Collection, name: str) -> None:
         CALLS[name](acme)
 
 
-@pytest.mark.parametrize("tenant", ["", None, 7, b"acme"])
-def test_a_tenant_is_a_non_empty_str(saas: Collection, tenant: Any) -> None:
+@pytest.mark.parametrize("tenant", ["", " ", "\t\n", None, 7, b"acme"])
+def test_a_tenant_is_a_str_that_is_not_blank(saas: Collection, tenant: Any) -> None:
     with pytest.raises(TenantRequired):
         saas.tenant(tenant)
-    if tenant == "":
+    if isinstance(tenant, str):
         with pytest.raises(TenantRequired):
-            saas.sync_all([document("p", "text", tenant="")])
+            saas.sync_all([document("p", "text", tenant=tenant)])
     assert saas.documents() == []
 
 

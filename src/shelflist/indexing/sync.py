@@ -255,7 +255,7 @@ class Sync:
                 f"The document names the tenant {tenant!r}, and this collection is bound to {self._default_tenant!r}. "
                 "Sync it through its own tenant, or through the collection that is not bound."
             )
-        if self._collection.tenancy == "required" and not tenant:
+        if self._collection.tenancy == "required" and not (tenant or "").strip():
             raise TenantRequired(
                 f"The collection {self._collection.name!r} has tenants. Use collection.tenant(id) (--tenant ID), or "
                 "give every Document its tenant (a column `tenant` in a file of rows)."
