@@ -478,14 +478,15 @@ def test_what_interrupts_the_wait_stops_the_building(
         return copied(self, to)
 
     def interrupted(done: int, total: int) -> None:
-        goes_on.set()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_compaction.Compaction, "_copy_rows", waiting)
     store.build(SPEC)
+    (building,) = [one for one in threading.enumerate() if one.name == "shelflist-build"]
     with pytest.raises(KeyboardInterrupt):
         store.wait_for_build(interrupted)
-    store.close()
+    goes_on.set()
+    building.join()
     assert [path for path in (place / "vectors").iterdir() if path.is_dir()] == []
 
 
