@@ -241,7 +241,7 @@ def test_a_read_only_index_can_be_searched_and_says_that_it_cannot_be_written(in
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to one process")
 def test_ctrl_c_keeps_what_was_acknowledged_and_the_same_command_goes_on(folder: Folder) -> None:
-    documents, chunks_each = 3_800, 10  # more than three batches: one is written while the next is planned
+    documents, chunks_each = 3_800, 5  # more than three batches: one is written while the next is planned
     with (folder.path / "notes.jsonl").open("w", encoding="utf-8") as lines:
         for number in range(documents):
             for part in range(chunks_each):

@@ -160,7 +160,7 @@ def test_no_tenant_is_not_the_empty_tenant(place: Place, tmp_path: Path) -> None
     docs = place.open()
     docs.sync_all([document("p", "one")])
     (before,) = docs.show("p")["chunks"]
-    with pytest.raises(TenantForbidden, match=r"has no tenants; the document names ''.*Leave it out"):
+    with pytest.raises(TenantForbidden, match=r"has no tenants; the document names ''.*leave it out"):
         docs.sync_all([document("p", "one", tenant=""), document("q", "two", tenant="")])
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"document_id": "q", "content": "two", "tenant": ""}\n{"document_id": "r", "content": "three"}\n')
