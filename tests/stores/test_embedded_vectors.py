@@ -62,8 +62,8 @@ def written(store: EmbeddedStore, numbers: range, spec: GenerationSpec = SPEC) -
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "index"
+def place(folder: Path) -> Path:
+    return folder / "index"
 
 
 @pytest.fixture
@@ -344,19 +344,18 @@ def test_vectors_of_every_kind(place: Path, vectors: Vector, metric: Metric) -> 
 
 
 @pytest.mark.parametrize(
-    ("index", "way"),
+    ("index", "way", "metric"),
     [
-        (Ivf(), "cells of 600 rows"),
-        (Ivf(nlist=12, nprobe=8), "cells of 600 rows, nprobe 8 of 12"),
-        (Ivf(nlist=12, quantization="rabitq2"), "cells of 600 rows"),
-        (Flat(quantization="rabitq"), "codes of 600 rows"),
-        (Flat(quantization="rabitq2"), "codes of 600 rows"),
-        (Flat(), "exact over 600 rows"),
-        (Hnsw(indexing_threshold=100, full_scan_threshold=0, quantization="rabitq2"), "graph of 600 rows"),
+        (Ivf(), "cells of 600 rows", "cosine"),
+        (Ivf(nlist=12, nprobe=8), "cells of 600 rows, nprobe 8 of 12", "l2"),
+        (Ivf(nlist=12, quantization="rabitq2"), "cells of 600 rows", "dot"),
+        (Flat(quantization="rabitq"), "codes of 600 rows", "dot"),
+        (Flat(quantization="rabitq2"), "codes of 600 rows", "cosine"),
+        (Flat(), "exact over 600 rows", "l2"),
+        (Hnsw(indexing_threshold=100, full_scan_threshold=0, quantization="rabitq2"), "graph of 600 rows", "l2"),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
 def test_every_kind_of_index(
     place: Path, index: IndexSpec, way: str, metric: Metric, monkeypatch: pytest.MonkeyPatch
 ) -> None:

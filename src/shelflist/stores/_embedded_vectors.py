@@ -88,14 +88,19 @@ class EmbeddedVectors:
         from shelflist.stores._compaction import Compaction  # a search pays for nothing that it does not need
 
         compaction = Compaction(self._database, spec, self.path)
-        if not compaction.is_due():
+        # In this order: what is due while one is being built is no more so when that one is in use.
+        if self._is_at_work(spec.name) or not compaction.is_due():
             return
         with self._lock:
-            at_work = self._building.get(spec.name)
-            if at_work is None or not at_work[0].is_alive():
+            if not self._is_at_work(spec.name):
                 thread = threading.Thread(target=_built, args=(compaction,), name="shelflist-build")
                 self._building[spec.name] = (thread, compaction)
                 thread.start()
+
+    def _is_at_work(self, name: str) -> bool:
+        with self._lock:
+            at_work = self._building.get(name)
+        return at_work is not None and at_work[0].is_alive()
 
     def rebuild(self, spec: GenerationSpec) -> bool:
         """Build a snapshot now; whether there is one then that was not there before."""
