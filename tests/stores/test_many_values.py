@@ -141,7 +141,7 @@ OPERATORS = {
 }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=comparison(), other=comparison(), negated=st.booleans())
 def test_comparisons_and_their_combinations(table: Table, where: Filter, other: Filter, negated: bool) -> None:
     wanted, others = table.wanted(where), table.wanted(other)
