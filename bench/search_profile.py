@@ -112,7 +112,7 @@ def main() -> int:
     report.print_targets(targets)
     environment = report.environment(["shelflist", "faiss-cpu", "numpy"])
     report.write(
-        "profile", {"rows": options.rows, "milliseconds": found, "targets": targets, "environment": environment}
+        "search_profile", {"rows": options.rows, "milliseconds": found, "targets": targets, "environment": environment}
     )
     return 0 if targets[0]["met"] else 1
 
