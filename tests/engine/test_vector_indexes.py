@@ -187,6 +187,17 @@ def test_what_was_measured_meets_the_target(
     assert more is None or more > depth
 
 
+@pytest.mark.parametrize("target", [0.1, 0.9, 0.999, 1.0])
+def test_any_target_can_be_aimed_at(codes: Codes, graph: Graph, vectors: Vector, metric: Metric, target: float) -> None:
+    samples = sample_queries(vectors, metric)
+    truth = true_neighbours(vectors, samples, metric)
+    depth, effort = depth_for(codes, samples, truth, target, COUNT), effort_for(graph, samples, truth, target)
+    if target < 0.99:
+        assert depth is not None and effort is not None
+    assert depth is None or share(vectors, samples, metric, lambda q: codes.nearest(q, depth)) >= target
+    assert effort is None or share(vectors, samples, metric, lambda q: graph.nearest(q, 20, effort)) >= target
+
+
 def test_a_target_out_of_reach_is_said_to_be() -> None:
     # Of so few vectors half would have to be compared whole: then all of them may as well.
     vectors = prepared(clustered(60, 2), "l2")

@@ -26,6 +26,8 @@ _SHIFTS = (0.5, 0.8)
 _EASY = 0.1
 """Share that may be missed up to which samples and real questions agree. Beyond it the hardest decide, and with codes real
 questions have harder ones than the samples, with the graph less hard ones."""
+_COMPARED = 0.99
+"""The highest target at which the two have been compared: beyond it the samples are taken at their word."""
 _CODES_MARGIN, _CELLS_MARGIN = 0.5, 0.3
 """Of what is allowed to be missed: samples differ, and so do questions."""
 _GRAPH_SLACK, _DEEPER, _WIDER = 0.7, 1.25, 5
@@ -96,11 +98,12 @@ def depth_for(codes: Codes | PackedCodes, queries: Vector, truth: Positions, tar
 
 def effort_for(graph: Graph, queries: Vector, truth: Positions, target: float) -> int | None:
     """The least ef_search, within a twelfth, by which the graph meets the target; None if none of up to 2,048 does."""
+    slack = _GRAPH_SLACK * (1 - _hardness(target)) if target <= _COMPARED else 0.0
     return _least(
         lambda query, effort: graph.nearest(query, graph_candidates(NEIGHBOURS), effort),
         queries,
         truth,
-        _aimed(target, _GRAPH_SLACK * (_hardness(target) - 1)),
+        _aimed(target, -slack),
         between=(_LEAST_EFFORT, _MOST_EFFORT),
     )
 
@@ -197,8 +200,8 @@ def graph_candidates(limit: int) -> int:
 
 
 def _hardness(target: float) -> float:
-    """1 at a target of .9, .71 at .95, .45 at .98, .32 at .99."""
-    return float(np.sqrt((1 - target) / _EASY))
+    """1 up to a target of .9, .71 at .95, .45 at .98, .32 at .99, .1 from .999 on."""
+    return float(np.clip(np.sqrt((1 - target) / _EASY), 0.1, 1))
 
 
 def _aimed(target: float, margin: float) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from shelflist.core.types import Metric, Vector
-from shelflist.engine.codes import QUERY_BITS, Selection, alone, rotation_of
+from shelflist.engine.codes import QUERY_BITS, Selection, add_in_parts, alone, rotation_of
 from shelflist.engine.exact import Positions
 
 _BATCH = 16_384
@@ -62,10 +62,7 @@ class Cells:
         inner.cp.max_points_per_centroid = _TRAINING_ROWS_A_CELL
         index = faiss.IndexPreTransform(rotation, inner)
         index.train(np.ascontiguousarray(vectors[:: max(1, count // (_TRAINING_ROWS_A_CELL * cells))]))
-        for start in range(0, count, _BATCH):
-            part = np.ascontiguousarray(vectors[start : start + _BATCH])
-            index.add(part)
-            advance(len(part))
+        add_in_parts(index, vectors, _BATCH, advance)
         return cls(index)
 
     def nearest(self, query: Vector, count: int, nprobe: int, selection: Selection | None = None) -> Positions:

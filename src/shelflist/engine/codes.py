@@ -93,10 +93,7 @@ class Codes:
         index = faiss.IndexPreTransform(rotation, codes)
         step = max(1, count // _TRAINING_ROWS)
         index.train(np.ascontiguousarray(vectors[::step]))
-        for start in range(0, count, _BATCH):
-            part = np.ascontiguousarray(vectors[start : start + _BATCH])
-            index.add(part)
-            advance(len(part))
+        add_in_parts(index, vectors, _BATCH, advance)
         return cls(index)
 
     def nearest(self, query: Vector, count: int, selection: Selection | None = None) -> Positions:
@@ -134,6 +131,14 @@ class Codes:
         import faiss
 
         return cls(faiss.read_index(str(path)))
+
+
+def add_in_parts(index: Any, vectors: Vector, rows: int, advance: Callable[[int], None]) -> None:
+    """Add vectors, perhaps of a mapped file, so many rows at a time; `advance` hears how many, and may raise to stop it."""
+    for start in range(0, len(vectors), rows):
+        part = np.ascontiguousarray(vectors[start : start + rows])
+        index.add(part)
+        advance(len(part))
 
 
 def rotation_of(dimensions: int) -> Any:

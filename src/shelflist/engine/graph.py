@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from shelflist.core.types import Metric, Vector
-from shelflist.engine.codes import Selection
+from shelflist.engine.codes import Selection, add_in_parts
 from shelflist.engine.exact import Positions
 
 _BATCH = 4_096
@@ -47,10 +47,7 @@ class Graph:
         index = faiss.IndexHNSWSQ(dimensions, faiss.ScalarQuantizer.QT_8bit, m, kind)
         index.hnsw.efConstruction = ef_construction
         index.train(np.ascontiguousarray(vectors[:: max(1, count // _TRAINING_ROWS)]))
-        for start in range(0, count, _BATCH):
-            part = np.ascontiguousarray(vectors[start : start + _BATCH])
-            index.add(part)
-            advance(len(part))
+        add_in_parts(index, vectors, _BATCH, advance)
         return cls(index)
 
     def nearest(self, query: Vector, count: int, ef_search: int, selection: Selection | None = None) -> Positions:
