@@ -167,3 +167,16 @@ def test_a_new_filter_asks_the_columns_and_not_the_database(place: Path, monkeyp
         assert docs.count(F("even") != True) == 150 and len(asked) == 1  # noqa: E712
         monkeypatch.setattr(Columns, "matching", lambda *given: None)
         assert docs.count(~(F("even") == False)) == 151 and len(asked) == 2  # noqa: E712
+
+
+@pytest.mark.parametrize("marked", [["p"], ["p", "q"]], ids=["some", "all"])
+def test_the_caches_are_rebuilt_where_chunks_with_lists_are_stale(tmp_path: Path, marked: list[str]) -> None:
+    with shelflist.open(
+        f"file:{tmp_path / 'index'}", "docs", embedder=CountingEmbedder(), fields={"tags": list[str]}
+    ) as docs:
+        for name in ("p", "q"):
+            docs.sync(name, [Chunk(f"text {name}", metadata={"tags": ["a", name]})])
+        for name in marked:
+            docs.mark_stale(name)
+        docs._parts.store.repair(docs._parts.spec)
+        assert docs.count(F("tags").contains("a")) == 2 - len(marked)

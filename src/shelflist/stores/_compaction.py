@@ -185,6 +185,8 @@ class Compaction:
         return Moment(name, sequence, last_row, spec.dimensions, spec.metric), len(every)
 
     def _copy_members(self, tx: Transaction, field: str, rows: np.ndarray[Any, Any], columns: ColumnsWriter) -> None:
+        if not len(rows):  # lists of stale rows there may be
+            return
         cursor = tx.execute(f"SELECT value, row FROM {self._spec.name}_lists WHERE field = ?", (field,))
         while part := cursor.fetchmany(_FETCHED):
             self._check()
