@@ -25,7 +25,7 @@ from shelflist.engine.calibration import (
     effort_for,
     graph_candidates,
     probes_for,
-    sample_queries,
+    samples_of,
     true_neighbours,
 )
 from shelflist.engine.cells import Cells
@@ -84,8 +84,7 @@ def main() -> int:
     for one in sets(options.questions):
         vectors, questions = one.vectors, one.questions
         truth = true_neighbours(vectors, questions, "cosine")
-        samples = sample_queries(vectors, "cosine")
-        nearest = true_neighbours(vectors, samples, "cosine")
+        samples = samples_of(vectors, "cosine")
         stored = vectors[np.random.default_rng(1).integers(0, len(vectors), len(questions))]
         graph = Graph.build(vectors, "cosine", m=M, ef_construction=EF_CONSTRUCTION)
         codes = Codes.build(vectors, "cosine")
@@ -98,16 +97,16 @@ def main() -> int:
             return lambda query: codes.nearest(query, depth)
 
         for wanted in TARGETS:
-            depth = depth_for(codes, samples, nearest, wanted, len(vectors))
+            depth = depth_for(codes, samples, wanted, len(vectors))
             assert depth is not None
 
             def by_cells(probes: int, cells: Cells = cells, depth: int = depth) -> Callable[[Any], Any]:
                 return lambda query: cells.nearest(query, depth, probes)
 
             for way, chosen, ask, most in (
-                ("graph", effort_for(graph, samples, nearest, wanted), by_graph, MOST_EFFORT),
+                ("graph", effort_for(graph, samples[0], wanted), by_graph, MOST_EFFORT),
                 ("codes", depth, by_codes, MOST_DEPTH),
-                ("cells", probes_for(cells, depth, samples, nearest, wanted), by_cells, cells.cells),
+                ("cells", probes_for(cells, depth, samples[0], wanted), by_cells, cells.cells),
             ):
                 reached = None if chosen is None else recall(ask(chosen), questions, truth)
                 of_stored = (

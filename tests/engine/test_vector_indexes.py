@@ -16,8 +16,9 @@ from shelflist.engine.calibration import (
     depth_for,
     effort_for,
     few_for,
+    moved_queries,
     probes_for,
-    sample_queries,
+    samples_of,
     true_neighbours,
 )
 from shelflist.engine.cells import Cells, usual_cells
@@ -172,44 +173,43 @@ def test_true_neighbours_are_those_of_exact_search(
 def test_what_was_measured_meets_the_target(
     codes: Codes, graph: Graph, cells: Cells, vectors: Vector, queries: Vector, metric: Metric
 ) -> None:
-    samples = sample_queries(vectors, metric)
-    truth = true_neighbours(vectors, samples, metric)
-    depth = depth_for(codes, samples, truth, 0.95, COUNT)
-    effort = effort_for(graph, samples, truth, 0.95)
+    samples = samples_of(vectors, metric)
+    depth = depth_for(codes, samples, 0.95, COUNT)
+    effort = effort_for(graph, samples[0], 0.95)
     assert depth is not None and effort is not None
     assert share(vectors, queries, metric, lambda q: codes.nearest(q, depth)) >= 0.95
     assert share(vectors, queries, metric, lambda q: graph.nearest(q, 20, effort)) >= 0.95
-    probes = [probes_for(cells, depth, samples, truth, target) for target in (0.8, 0.95)]
+    probes = [probes_for(cells, depth, samples[0], target) for target in (0.8, 0.95)]
     assert probes[0] is not None and probes[1] is not None and probes[0] <= probes[1] <= 60
     assert share(vectors, queries, metric, lambda q: cells.nearest(q, depth, probes[1])) >= 0.95
-    assert probes_for(cells, 3, samples, truth, 0.95) is None  # not even by all of them
-    more = depth_for(codes, samples, truth, 0.99, COUNT)
+    assert probes_for(cells, 3, samples[0], 0.95) is None  # not even by all of them
+    more = depth_for(codes, samples, 0.99, COUNT)
     assert more is None or more > depth
 
 
 @pytest.mark.parametrize("target", [0.1, 0.9, 0.999, 1.0])
 def test_any_target_can_be_aimed_at(codes: Codes, graph: Graph, vectors: Vector, metric: Metric, target: float) -> None:
-    samples = sample_queries(vectors, metric)
-    truth = true_neighbours(vectors, samples, metric)
-    depth, effort = depth_for(codes, samples, truth, target, COUNT), effort_for(graph, samples, truth, target)
+    samples = samples_of(vectors, metric)
+    depth, effort = depth_for(codes, samples, target, COUNT), effort_for(graph, samples[0], target)
     if target < 0.99:
         assert depth is not None and effort is not None
-    assert depth is None or share(vectors, samples, metric, lambda q: codes.nearest(q, depth)) >= target
-    assert effort is None or share(vectors, samples, metric, lambda q: graph.nearest(q, 20, effort)) >= target
+    assert depth is None or share(vectors, samples[0].queries, metric, lambda q: codes.nearest(q, depth)) >= target
+    assert (
+        effort is None or share(vectors, samples[0].queries, metric, lambda q: graph.nearest(q, 20, effort)) >= target
+    )
 
 
 def test_a_target_out_of_reach_is_said_to_be() -> None:
     # Of so few vectors half would have to be compared whole: then all of them may as well.
     vectors = prepared(clustered(60, 2), "l2")
-    samples = sample_queries(vectors, "l2")
-    assert depth_for(Codes.build(vectors, "l2"), samples, true_neighbours(vectors, samples, "l2"), 0.999, 60) is None
+    assert depth_for(Codes.build(vectors, "l2"), samples_of(vectors, "l2"), 0.999, 60) is None
 
 
 def test_samples_have_a_direction_where_vectors_cancel_out() -> None:
     vectors = np.repeat(np.asarray([[1, 0], [-1, 0]], np.float32), 50, axis=0)
-    samples = sample_queries(vectors, "cosine")
+    samples = moved_queries(vectors, "cosine")
     assert np.allclose(np.linalg.norm(samples, axis=1), 1)
-    assert np.array_equal(samples, sample_queries(vectors, "cosine"))
+    assert np.array_equal(samples, moved_queries(vectors, "cosine"))
 
 
 @pytest.mark.parametrize("dimensions", [1_536, 4_096])
@@ -389,7 +389,7 @@ def test_larger_limits_look_deeper(view: View, queries: Vector, vectors: Vector,
 @pytest.mark.parametrize("packed", [False, True])
 def test_how_many_are_few_is_measured(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = prepared(clustered(3_000, 64), "cosine")
-    codes, samples = Codes.build(vectors, "cosine"), sample_queries(vectors, "cosine")
+    codes, samples = Codes.build(vectors, "cosine"), moved_queries(vectors, "cosine")
 
     def few() -> int | None:
         return few_for(codes, vectors, samples, "cosine", 50, packed=packed)

@@ -3,14 +3,16 @@
 Questions do not lie where the texts do: a query that is a stored vector is found by a graph at any effort (recall .999
 where real questions have .91), so the samples are stored vectors moved by the difference of two others. How far, and how much
 deeper than they need the codes are looked through, is set so that real questions meet the target too; `bench/calibration.py`
-compares both on three sets.
+compares both on three sets. For codes stored vectors can be the harder ones, as where a filter leaves a few of each of many
+clusters: they are asked too, and the harder of both kinds decides.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,7 +57,14 @@ class Calibration:
     few_packed: int | None = None
 
 
-def sample_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vector:
+class Sample(NamedTuple):
+    """Queries, shape (n, d), and the positions of their true neighbours, shape (n, at most NEIGHBOURS)."""
+
+    queries: Vector
+    truth: Positions
+
+
+def moved_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vector:
     """Prepared vectors moved by the difference of two others, shape (count, d); the same for the same vectors."""
     start, ahead, behind = np.random.default_rng(_SEED).integers(0, len(vectors), (3, count))
     shift = np.linspace(*_SHIFTS, count, dtype=np.float32)[:, None]
@@ -63,6 +72,16 @@ def sample_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vec
     lost = ~moved.any(axis=1)  # no direction is left where they cancel out
     moved[lost] = vectors[start[lost]]
     return prepared(moved, metric)
+
+
+def samples_of(
+    vectors: Vector, metric: Metric, count: int = SAMPLES, among: Positions | None = None
+) -> tuple[Sample, Sample]:
+    """So many moved queries, and as many stored vectors, each with its neighbours (among these)."""
+    moved = moved_queries(vectors, metric, count)
+    stored = vectors[np.random.default_rng(_SEED).integers(0, len(vectors), count)]
+    truth = true_neighbours(vectors, np.concatenate([moved, stored]), metric, among)
+    return Sample(moved, truth[:count]), Sample(stored, truth[count:])
 
 
 def true_neighbours(vectors: Vector, queries: Vector, metric: Metric, among: Positions | None = None) -> Positions:
@@ -83,38 +102,44 @@ def true_neighbours(vectors: Vector, queries: Vector, metric: Metric, among: Pos
     return places
 
 
-def depth_for(codes: Codes | PackedCodes, queries: Vector, truth: Positions, target: float, count: int) -> int | None:
-    """How many of the nearest by code hold the target's share of the true neighbours; None beyond 2,000 or half of all."""
+def depth_for(codes: Codes | PackedCodes, samples: Iterable[Sample], target: float, count: int) -> int | None:
+    """How many of the nearest by code hold the target's share of the true neighbours, of every sample; None beyond 2,000 or
+    half of all."""
     most = min(_DEEPEST, count // 2)
-    ranks = np.full(truth.shape, most, np.int64)
-    for i, query in enumerate(queries):
-        order = codes.nearest(query, most)
-        hits = truth[i][:, None] == order[None, :]
-        ranks[i] = np.where(hits.any(axis=1), hits.argmax(axis=1), most)
     deeper = _DEEPER / _hardness(target)
-    needed = int(deeper * (np.quantile(ranks, _aimed(target, _CODES_MARGIN), method="higher") + 1))
+    hardest = max(
+        np.quantile(_ranks(codes, one, most), _aimed(target, _CODES_MARGIN), method="higher") for one in samples
+    )
+    needed = int(deeper * (hardest + 1))
     return needed if needed <= most else None
 
 
-def effort_for(graph: Graph, queries: Vector, truth: Positions, target: float) -> int | None:
+def _ranks(codes: Codes | PackedCodes, sample: Sample, most: int) -> Positions:
+    """The rank by code of each true neighbour, or `most`; the shape of the truth."""
+    ranks = np.full(sample.truth.shape, most, np.int64)
+    for i, query in enumerate(sample.queries):
+        hits = sample.truth[i][:, None] == codes.nearest(query, most)[None, :]
+        ranks[i] = np.where(hits.any(axis=1), hits.argmax(axis=1), most)
+    return ranks
+
+
+def effort_for(graph: Graph, sample: Sample, target: float) -> int | None:
     """The least ef_search, within a twelfth, by which the graph meets the target; None if none of up to 2,048 does."""
     slack = _GRAPH_SLACK * (1 - _hardness(target)) if target <= _COMPARED else 0.0
     return _least(
         lambda query, effort: graph.nearest(query, graph_candidates(NEIGHBOURS), effort),
-        queries,
-        truth,
+        sample,
         _aimed(target, -slack),
         between=(_LEAST_EFFORT, _MOST_EFFORT),
     )
 
 
-def probes_for(cells: Cells, depth: int, queries: Vector, truth: Positions, target: float) -> int | None:
+def probes_for(cells: Cells, depth: int, sample: Sample, target: float) -> int | None:
     """Five times the least nprobe whose `depth` nearest by code hold the target's share of the true neighbours; None if not
     even all cells do."""
     needed = _least(
         lambda query, nprobe: cells.nearest(query, depth, nprobe),
-        queries,
-        truth,
+        sample,
         _aimed(target, _CELLS_MARGIN),
         between=(1, cells.cells),
     )
@@ -123,8 +148,7 @@ def probes_for(cells: Cells, depth: int, queries: Vector, truth: Positions, targ
 
 def _least(
     nearest: Callable[[Vector, int], Positions],
-    queries: Vector,
-    truth: Positions,
+    sample: Sample,
     share: float,
     *,
     between: tuple[int, int],
@@ -133,9 +157,9 @@ def _least(
 
     def meets(setting: int) -> bool:
         found = 0
-        for query, near in zip(queries, truth, strict=True):
+        for query, near in zip(*sample, strict=True):
             found += len(np.intersect1d(nearest(query, setting), near))
-        return bool(found >= share * truth.size)
+        return bool(found >= share * sample.truth.size)
 
     least, most = between
     low = high = least

@@ -28,8 +28,7 @@ from shelflist.engine.calibration import (
     effort_for,
     few_for,
     probes_for,
-    sample_queries,
-    true_neighbours,
+    samples_of,
 )
 from shelflist.engine.cells import Cells
 from shelflist.engine.codes import LEAST_DIMENSIONS, Codes
@@ -223,23 +222,22 @@ class Compaction:
         self._check()
         if codes is None and graph is None:
             return Calibration(spec.target_recall)
-        queries = sample_queries(vectors, spec.metric)
-        truth = true_neighbours(vectors, queries, spec.metric)
+        moved, stored = samples_of(vectors, spec.metric)
         target = spec.target_recall
-        depth = None if codes is None else depth_for(codes, queries, truth, target, count)
+        depth = None if codes is None else depth_for(codes, (moved, stored), target, count)
 
         def few_if(*, packed: bool) -> int | None:
             if codes is None or depth is None:
                 return None
-            return few_for(codes, vectors, queries, spec.metric, depth, packed=packed)
+            return few_for(codes, vectors, moved.queries, spec.metric, depth, packed=packed)
 
         return Calibration(
             target,
             depth=depth,
-            effort=None if graph is None else effort_for(graph, queries, truth, target),
+            effort=None if graph is None else effort_for(graph, moved, target),
             few=few_if(packed=False),
             few_packed=few_if(packed=True),
-            probes=None if cells is None or depth is None else probes_for(cells, depth, queries, truth, target),
+            probes=None if cells is None or depth is None else probes_for(cells, depth, moved, target),
         )
 
     def _check(self) -> None:

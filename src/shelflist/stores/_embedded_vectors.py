@@ -15,7 +15,7 @@ from shelflist.core.log import log
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import SearchParams, Vector
 from shelflist.database import SqliteDatabase, SqliteTransaction
-from shelflist.engine.calibration import depth_for, sample_queries, true_neighbours
+from shelflist.engine.calibration import depth_for, samples_of
 from shelflist.engine.planner import Found, is_worth_packing, search
 from shelflist.engine.snapshot import SnapshotDamaged, check
 from shelflist.engine.view import Matches, View
@@ -196,9 +196,8 @@ def _pack(view: View, matches: Matches, spec: GenerationSpec) -> None:
         return
     positions = matches.positions[: int(mask[: base.codes.count].sum())]
     packed = base.codes.packed(positions)
-    queries = sample_queries(base.vectors, spec.metric, _SAMPLES)
-    truth = true_neighbours(base.vectors, queries, spec.metric, positions)
-    prepared.depth = depth_for(packed, queries, truth, base.calibration.target, len(positions))
+    samples = samples_of(base.vectors, spec.metric, _SAMPLES, positions)
+    prepared.depth = depth_for(packed, samples, base.calibration.target, len(positions))
     prepared.of = mask
     prepared.packed = packed
     prepared.is_measured = True  # last: from now on it is searched by
