@@ -9,6 +9,7 @@ clusters: they are asked too, and the harder of both kinds decides.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from shelflist.engine.graph import Graph
 
 NEIGHBOURS = 10
 SAMPLES = 400
+_STORED = 0.25
+"""Stored vectors, to one moved query."""
 _SHIFTS = (0.5, 0.8)
 _EASY = 0.1
 """Share that may be missed up to which samples and real questions agree. Beyond it the hardest decide, and with codes real
@@ -77,9 +80,9 @@ def moved_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vect
 def samples_of(
     vectors: Vector, metric: Metric, count: int = SAMPLES, among: Positions | None = None
 ) -> tuple[Sample, Sample]:
-    """So many moved queries, and as many stored vectors, each with its neighbours (among these)."""
+    """So many moved queries, and some stored vectors, each with its neighbours (among these)."""
     moved = moved_queries(vectors, metric, count)
-    stored = vectors[np.random.default_rng(_SEED).integers(0, len(vectors), count)]
+    stored = vectors[np.random.default_rng(_SEED).integers(0, len(vectors), math.ceil(_STORED * count))]
     truth = true_neighbours(vectors, np.concatenate([moved, stored]), metric, among)
     return Sample(moved, truth[:count]), Sample(stored, truth[count:])
 
@@ -95,8 +98,9 @@ def true_neighbours(vectors: Vector, queries: Vector, metric: Metric, among: Pos
         near = queries @ part.T
         if metric == "l2":
             near = 2 * near - np.einsum("ij,ij->i", part, part)
-        kept = np.concatenate([kept, near], axis=1)
-        places = np.concatenate([places, np.broadcast_to(rows, near.shape)], axis=1)
+        best = np.stack([nearest(-one, NEIGHBOURS) for one in near])
+        kept = np.concatenate([kept, np.take_along_axis(near, best, axis=1)], axis=1)
+        places = np.concatenate([places, rows[best]], axis=1)
         best = np.argsort(-kept, axis=1, kind="stable")[:, :NEIGHBOURS]
         kept, places = np.take_along_axis(kept, best, axis=1), np.take_along_axis(places, best, axis=1)
     return places
