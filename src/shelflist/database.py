@@ -224,7 +224,7 @@ class SqliteDatabase:
                     connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BETWEEN_CHECKPOINTS}")
                 # Called as the statement runs, after its snapshot was taken: no commit that it sees is of a later time.
                 connection.create_function("sl_now", 0, lambda: time.time())
-                connection.execute("PRAGMA cache_size = -65536")
+                connection.execute("PRAGMA cache_size = -16384")
                 if not self._spill:
                     connection.execute("PRAGMA temp_store = MEMORY")
             except BaseException:

@@ -42,6 +42,7 @@ class EmbeddedVectors:
         self.path = path
         self._database = database
         self._own_lock = threading.RLock()
+        self._packing = threading.Lock()
         self._caches: dict[str, VectorCache] = {}
         self._building: dict[str, tuple[threading.Thread, Compaction]] = {}
         self._pid = os.getpid()
@@ -80,7 +81,8 @@ class EmbeddedVectors:
             and is_worth_packing(state.view, matches, params, spec.index)
         ):
             prepared.is_under_way = True
-            threading.Thread(target=_pack, args=(state.view, matches, spec), name="shelflist-pack", daemon=True).start()
+            pack = (state.view, matches, spec, self._packing)
+            threading.Thread(target=_pack, args=pack, name="shelflist-pack", daemon=True).start()
         return found
 
     def build(self, spec: GenerationSpec) -> None:
@@ -166,7 +168,7 @@ class EmbeddedVectors:
     def _lock(self) -> threading.RLock:
         # A lock of a parent process is not ours: another of its threads may have held it at the fork.
         if self._pid != os.getpid():
-            self._own_lock = threading.RLock()
+            self._own_lock, self._packing = threading.RLock(), threading.Lock()
             self._caches, self._building = {}, {}
             self._pid = os.getpid()
         return self._own_lock
@@ -189,15 +191,17 @@ def _built(compaction: Compaction) -> None:
         log.warning("The snapshot of the vectors could not be built, and searches go on without it. %s", error)
 
 
-def _pack(view: View, matches: Matches, spec: GenerationSpec) -> None:
-    """Make the packed copy of a filter's codes, and measure how deep its searches must look."""
+def _pack(view: View, matches: Matches, spec: GenerationSpec, packing: threading.Lock) -> None:
+    """Make the packed copy of a filter's codes, and measure how deep its searches must look. One filter at a time: searches
+    need the processor too, and what measuring takes of memory is not given back."""
     base, mask, prepared = view.base, matches.mask, matches.prepared
     if base is None or base.codes is None:
         return
-    positions = matches.positions[: int(mask[: base.codes.count].sum())]
-    packed = base.codes.packed(positions)
-    samples = samples_of(base.vectors, spec.metric, _SAMPLES, positions)
-    prepared.depth = depth_for(packed, samples, base.calibration.target, len(positions))
-    prepared.of = mask
-    prepared.packed = packed
-    prepared.is_measured = True  # last: from now on it is searched by
+    with packing:
+        positions = matches.positions[: int(mask[: base.codes.count].sum())]
+        packed = base.codes.packed(positions)
+        samples = samples_of(base.vectors, spec.metric, _SAMPLES, positions)
+        prepared.depth = depth_for(packed, samples, base.calibration.target, len(positions))
+        prepared.of = mask
+        prepared.packed = packed
+        prepared.is_measured = True  # last: from now on it is searched by
