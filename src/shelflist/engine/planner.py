@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, SearchParams, Vector
 from shelflist.engine.calibration import NEIGHBOURS, graph_candidates
 from shelflist.engine.cells import Cells
+from shelflist.engine.codes import Codes
 from shelflist.engine.exact import Positions, nearest
 from shelflist.engine.graph import Graph
 from shelflist.engine.view import MOST_GONE, Base, Matches, View
@@ -40,25 +42,43 @@ class Found:
     plan: str
 
 
+class _Question(NamedTuple):
+    view: View
+    matches: Matches
+    query: Vector
+    limit: int
+    params: SearchParams
+    index: IndexSpec | None
+
+    @property
+    def most_match(self) -> bool:
+        return self.matches.count >= _MOST * self.view.count
+
+    @property
+    def has_dead(self) -> bool:
+        return self.view.alive is not None
+
+
 def search(
     view: View, matches: Matches, query: Vector, limit: int, params: SearchParams, index: IndexSpec | None
 ) -> Found:
     """The `min(limit, matches)` nearest of the matches to a prepared query."""
+    asked = _Question(view, matches, query, limit, params, index)
     base = view.base
-    reason = _reason_for_exact(base, matches, limit, params, index)
+    reason = _reason_for_exact(base, asked)
     if base is None or reason is not None:
-        return _exactly(view, matches, query, limit, reason or "")
-    split = view.base_count
+        return _exactly(asked, reason or "")
     found: Positions | None = None
     plan = ""
-    if base.graph is not None and matches.count >= _MOST * view.count:
-        found, plan = _by_graph(base, base.graph, matches, query, limit, params, index, has_dead=view.alive is not None)
-    if base.cells is not None and (matches.is_all or matches.count >= _MOST * view.count):
-        found, plan = _by_cells(base, base.cells, matches, query, limit, params, index, has_dead=view.alive is not None)
+    if base.graph is not None and asked.most_match:
+        found, plan = _by_graph(base, base.graph, asked)
+    if base.cells is not None and (matches.is_all or asked.most_match):
+        found, plan = _by_cells(base, base.cells, asked)
     if found is None and base.codes is not None:
-        found, plan = _by_codes(base, matches, query, limit)
+        found, plan = _by_codes(base, base.codes, asked)
     if found is None:
-        return _exactly(view, matches, query, limit, "no quicker way is known to reach the target")
+        return _exactly(asked, "no quicker way is known to reach the target")
+    split = view.base_count
     if view.count > split:
         newer = np.flatnonzero(matches.mask[split:]) + split
         found = np.concatenate([found, newer])
@@ -66,18 +86,16 @@ def search(
     return _ranked(view, found, query, limit, exact=False, plan=plan)
 
 
-def _reason_for_exact(
-    base: Base | None, matches: Matches, limit: int, params: SearchParams, index: IndexSpec | None
-) -> str | None:
+def _reason_for_exact(base: Base | None, asked: _Question) -> str | None:
     """Why every match is to be compared; None if it is not."""
-    if params.exact:
+    if asked.params.exact:
         return "asked for"
-    if isinstance(index, Flat) and index.quantization is None:
+    if isinstance(asked.index, Flat) and asked.index.quantization is None:
         return "the index is flat"
     if base is None:
         return "nothing is built yet"
-    few = _few(base, index, packed=matches.prepared.is_measured)
-    return "they are few" if matches.count <= max(few, 4 * limit) else None
+    few = _few(base, asked.index, packed=asked.matches.prepared.is_measured)
+    return "they are few" if asked.matches.count <= max(few, 4 * asked.limit) else None
 
 
 def _few(base: Base, index: IndexSpec | None, *, packed: bool) -> int:
@@ -99,55 +117,39 @@ def is_worth_packing(view: View, matches: Matches, params: SearchParams, index: 
     return matches.count > _few(base, index, packed=True)
 
 
-def _exactly(view: View, matches: Matches, query: Vector, limit: int, reason: str) -> Found:
+def _exactly(asked: _Question, reason: str) -> Found:
+    matches = asked.matches
     plan = f"exact over {matches.count} rows ({reason})"
-    return _ranked(view, matches.positions, query, limit, exact=True, plan=plan)
+    return _ranked(asked.view, matches.positions, asked.query, asked.limit, exact=True, plan=plan)
 
 
-def _by_graph(
-    base: Base,
-    graph: Graph,
-    matches: Matches,
-    query: Vector,
-    limit: int,
-    params: SearchParams,
-    index: IndexSpec | None,
-    *,
-    has_dead: bool,
-) -> tuple[Positions | None, str]:
-    effort = params.ef_search or (index.ef_search if isinstance(index, Hnsw) else None) or base.calibration.effort
+def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | None, str]:
+    matches, index, limit = asked.matches, asked.index, asked.limit
+    own = index.ef_search if isinstance(index, Hnsw) else None
+    effort = asked.params.ef_search or own or base.calibration.effort
     if effort is None:
         return None, ""
     if matches.is_all:
         effort = max(effort, math.ceil(effort * limit / NEIGHBOURS))
-        selection = matches.selection(graph.count) if has_dead else None
-        found = graph.nearest(query, graph_candidates(limit), effort, selection)
+        selection = matches.selection(graph.count) if asked.has_dead else None
+        found = graph.nearest(asked.query, graph_candidates(limit), effort, selection)
         if len(found) < limit:  # too many of its nodes are dead: it starves
             return None, ""
         return found, f"graph of {graph.count} rows, ef_search {effort} (no filter)"
     # Asked for so many more as the filter takes away. One that is correlated against the query takes away more than that,
     # and then too few are left to be sure of the best.
-    asked = math.ceil(2 * graph_candidates(limit) * graph.count / matches.count)
+    wanted = math.ceil(2 * graph_candidates(limit) * graph.count / matches.count)
     effort = math.ceil(effort * max(1.0, limit / NEIGHBOURS) * graph.count / matches.count)
-    found = graph.nearest(query, asked, effort)
+    found = graph.nearest(asked.query, wanted, effort)
     found = found[matches.mask[found]]
     if len(found) < graph_candidates(limit):
         return None, ""
     return found, f"graph of {graph.count} rows, ef_search {effort} (a filter that most match: {matches.count})"
 
 
-def _by_cells(
-    base: Base,
-    cells: Cells,
-    matches: Matches,
-    query: Vector,
-    limit: int,
-    params: SearchParams,
-    index: IndexSpec | None,
-    *,
-    has_dead: bool,
-) -> tuple[Positions | None, str]:
-    probes = params.nprobe or (index.nprobe if isinstance(index, Ivf) else None) or base.calibration.probes
+def _by_cells(base: Base, cells: Cells, asked: _Question) -> tuple[Positions | None, str]:
+    matches, index, limit = asked.matches, asked.index, asked.limit
+    probes = asked.params.nprobe or (index.nprobe if isinstance(index, Ivf) else None) or base.calibration.probes
     depth = base.calibration.depth
     if probes is None or depth is None:
         return None, ""
@@ -155,16 +157,16 @@ def _by_cells(
     depth = math.ceil(depth * more)
     # The further down the ranks, the further out their cells; and a filter leaves each cell with fewer.
     probes = min(math.ceil(probes * more * cells.count / max(1, matches.count)), cells.cells)
-    selection = None if matches.is_all and not has_dead else matches.selection(cells.count)
-    found = cells.nearest(query, depth, probes, selection)
+    selection = None if matches.is_all and not asked.has_dead else matches.selection(cells.count)
+    found = cells.nearest(asked.query, depth, probes, selection)
     if len(found) < limit:
         return None, ""
     why = "no filter" if matches.is_all else f"a filter that most match: {matches.count}"
     return found, f"cells of {cells.count} rows, nprobe {probes} of {cells.cells}, {depth} compared whole ({why})"
 
 
-def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[Positions | None, str]:
-    assert base.codes is not None
+def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[Positions | None, str]:
+    matches, query, limit = asked.matches, asked.query, asked.limit
     prepared = matches.prepared
     if prepared.is_measured:
         known = prepared.depth
@@ -179,7 +181,7 @@ def _by_codes(base: Base, matches: Matches, query: Vector, limit: int) -> tuple[
         return None, ""
     packed = prepared.packed if prepared.is_measured else None
     if packed is None:
-        found = base.codes.nearest(query, depth, matches.selection(base.codes.count))
+        found = codes.nearest(query, depth, matches.selection(codes.count))
         why = "no graph" if matches.is_all else "a filter"
         return found, f"codes of {matches.count} rows, {depth} compared whole ({why})"
     if prepared.of is matches.mask:

@@ -28,8 +28,9 @@ from shelflist.stores.protocol import GenerationSpec, Scope
 Rows = npt.NDArray[np.int64]
 
 _LIVING = "p.index_status = 'indexed'"
-_MAX_SETS = 64
+_MAX_SETS = 1_000
 _MAX_SET_BYTES = 64_000_000
+"""Of the row sets of all filters: a service with many tenants asks one for each of them, in turn."""
 _FETCHED = 8_192
 
 
@@ -292,12 +293,15 @@ class VectorCache:
 
     def _remember(self, key: tuple[str, tuple[Any, ...]], state: State, found: Matches) -> None:
         with self._lock:
+            is_new = key not in self._sets
             self._sets[key] = (state, found)
             self._sets.move_to_end(key)
-            while len(self._sets) > 1 and (
-                len(self._sets) > _MAX_SETS or sum(one.nbytes for _, one in self._sets.values()) > _MAX_SET_BYTES
-            ):
+            while is_new and len(self._sets) > 1 and self._has_too_many():
                 self._sets.popitem(last=False)
+
+    def _has_too_many(self) -> bool:
+        held = sum(matches.nbytes for _, matches in self._sets.values())
+        return len(self._sets) > _MAX_SETS or held > _MAX_SET_BYTES
 
 
 def _grown(array: Any, capacity: int) -> Any:

@@ -1,0 +1,77 @@
+"""The row sets of filters that an embedded store keeps: as many as fit, and no more bytes than allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shelflist.core.fields import Fields
+from shelflist.core.filters import F, prepare
+from shelflist.core.types import Point, SearchParams
+from shelflist.stores import _vector_cache
+from shelflist.stores.embedded import EmbeddedStore
+from shelflist.stores.protocol import GenerationSpec, Scope
+from shelflist.testing.points import point_id
+
+FIELDS = Fields({"group": int})
+SPEC = GenerationSpec("sl_sets_1", 4, fields=FIELDS)
+ROWS = 1_000
+
+
+def point(number: int) -> Point:
+    vector = np.random.default_rng(number).normal(size=4).astype(np.float32)
+    chunk = point_id(f"chunk {number}")
+    return Point(point_id(str(number)), chunk, f"d{number}", None, f"text {number}", {"group": number % 10}, vector)
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[EmbeddedStore]:
+    opened = EmbeddedStore(folder / "index")
+    opened.create(SPEC)
+    opened.upsert(SPEC, [point(number) for number in range(ROWS)])
+    yield opened
+    opened.close()
+
+
+def search(store: EmbeddedStore, group: int) -> list[bytes]:
+    scope = Scope(filter=prepare(F("group") == group, FIELDS))
+    found = store.search(SPEC, np.ones(4, np.float32), limit=200, scope=scope, params=SearchParams())
+    return [item.point_id for item in found.items]
+
+
+def sets(store: EmbeddedStore) -> Any:
+    return store._vectors._caches[SPEC.name]._sets
+
+
+def test_a_hundred_tenants_asked_in_turn_stay_known(store: EmbeddedStore) -> None:
+    for _ in range(2):
+        for group in range(100):
+            assert len(search(store, group)) == (ROWS // 10 if group < 10 else 0)
+    assert len(sets(store)) == 100
+    assert all(matches.asked == 2 for _, matches in sets(store).values())
+
+
+def test_they_are_bounded_in_bytes(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 20 * ROWS
+    monkeypatch.setattr(_vector_cache, "_MAX_SET_BYTES", most)
+    for group in range(100):
+        search(store, group)
+    held = [matches.nbytes for _, matches in sets(store).values()]
+    assert most / 2 < sum(held) <= most
+    # Those that are known are the last ones, and one that is not any more is found anew.
+    search(store, 99)
+    assert [matches.asked for _, matches in sets(store).values()][-1] == 2
+    assert set(search(store, 3)) == {point_id(str(number)) for number in range(3, ROWS, 10)}
+
+
+def test_a_write_does_not_make_them_more(store: EmbeddedStore) -> None:
+    for group in range(5):
+        search(store, group)
+    store.upsert(SPEC, [point(ROWS + 3)])
+    for group in range(5):
+        assert len(search(store, group)) == ROWS // 10 + (group == 3)
+    assert len(sets(store)) == 5
