@@ -48,7 +48,7 @@ class _Question(NamedTuple):
     query: Vector
     limit: int
     params: SearchParams
-    index: IndexSpec | None
+    kind: IndexSpec | None
 
     @property
     def most_match(self) -> bool:
@@ -90,11 +90,11 @@ def _reason_for_exact(base: Base | None, asked: _Question) -> str | None:
     """Why every match is to be compared; None if it is not."""
     if asked.params.exact:
         return "asked for"
-    if isinstance(asked.index, Flat) and asked.index.quantization is None:
+    if isinstance(asked.kind, Flat) and asked.kind.quantization is None:
         return "the index is flat"
     if base is None:
         return "nothing is built yet"
-    few = _few(base, asked.index, packed=asked.matches.prepared.is_measured)
+    few = _few(base, asked.kind, packed=asked.matches.prepared.is_measured)
     return "they are few" if asked.matches.count <= max(few, 4 * asked.limit) else None
 
 
@@ -124,7 +124,7 @@ def _exactly(asked: _Question, reason: str) -> Found:
 
 
 def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | None, str]:
-    matches, index, limit = asked.matches, asked.index, asked.limit
+    matches, index, limit = asked.matches, asked.kind, asked.limit
     own = index.ef_search if isinstance(index, Hnsw) else None
     effort = asked.params.ef_search or own or base.calibration.effort
     if effort is None:
@@ -148,7 +148,7 @@ def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | N
 
 
 def _by_cells(base: Base, cells: Cells, asked: _Question) -> tuple[Positions | None, str]:
-    matches, index, limit = asked.matches, asked.index, asked.limit
+    matches, index, limit = asked.matches, asked.kind, asked.limit
     probes = asked.params.nprobe or (index.nprobe if isinstance(index, Ivf) else None) or base.calibration.probes
     depth = base.calibration.depth
     if probes is None or depth is None:
