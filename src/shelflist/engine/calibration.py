@@ -224,7 +224,7 @@ def _seconds(ask: Callable[[Vector], None], queries: Vector) -> float:
 
 def graph_candidates(limit: int) -> int:
     """How many of the graph's candidates are compared whole for `limit` hits: it ranks by shortened vectors."""
-    return max(2 * limit, 20)
+    return max(limit + limit // 2, 15)
 
 
 def _hardness(target: float) -> float:
