@@ -174,14 +174,19 @@ def _create_twin(
             f"A copy of {original.name!r} is at {place} already, under the name {other!r}. Go on with it by to={other!r} "
             "(--to); or drop it first."
         )
-    wanted = original.index if index is None else index
     try:
-        store.capabilities.require_index(wanted, original.metric, original.dimensions)
+        return _made_twin(ledger, store, place, name, original, original.index if index is None else index)
     except UnsupportedIndex:
-        if index is not None:
+        if index is not None or original.index is None:
             raise
-        store.capabilities.require_index(None, original.metric, original.dimensions)
-        wanted = None
+    # The original's own index is not the store's: its best one is.
+    return _made_twin(ledger, store, place, name, original, None)
+
+
+def _made_twin(
+    ledger: Ledger, store: Store, place: StoreUrl, name: str, original: CollectionRecord, index: IndexSpec | None
+) -> CollectionRecord:
+    store.capabilities.require_index(index, original.metric, original.dimensions)
     with ledger.database.write():
         ledger.catalog.take_turns(name)
         made = ledger.catalog.find(name)
@@ -197,7 +202,7 @@ def _create_twin(
             fingerprint=original.fingerprint,
             dimensions=original.dimensions,
             metric=original.metric,
-            index=wanted,
+            index=index,
             uid=original.uid,
         )
         spec = generation_spec(record)

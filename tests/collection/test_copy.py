@@ -14,10 +14,12 @@ from late_store import LateStore
 from places import Place, place_of
 
 import shelflist
-from shelflist import Chunk, CopyReport, F, Flat, Ivf
+from shelflist import Chunk, CopyReport, F, Flat, Hnsw, Ivf
 from shelflist.core.errors import CollectionMismatch, ConfigError, CopyDiffers, UnsupportedIndex
 from shelflist.core.types import Progress, UpsertResult
 from shelflist.indexing import copy as copy_module
+from shelflist.stores.embedded import EmbeddedStore
+from shelflist.stores.protocol import GenerationSpec
 
 FIELDS = {"n": int, "when": "datetime", "tags": list[str]}
 
@@ -396,6 +398,27 @@ def test_an_index_that_the_destination_lacks(files: Pair) -> None:
     assert "has not the index Ivf(nlist=8" in report.warnings[0]
     assert files.there()._parts.record.index is None
     assert files.copy(index=Flat()).warnings  # what is there stays, and is said
+
+
+def test_an_index_that_the_destination_refuses_when_it_is_made(files: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a kind that it has, with a parameter that it has not."""
+    source = files.source.open(index=Hnsw(m=8))
+    source.sync("a", chunks("text"))
+    source.close()
+    create = EmbeddedStore.create
+
+    def picky(self: EmbeddedStore, spec: GenerationSpec) -> None:
+        if isinstance(spec.index, Hnsw):
+            raise UnsupportedIndex("m is not taken here.")
+        create(self, spec)
+
+    monkeypatch.setattr(EmbeddedStore, "create", picky)
+    with pytest.raises(UnsupportedIndex):
+        files.copy(index=Hnsw(m=8))
+    assert shelflist.collections(files.target.url) == []
+    report = files.copy()
+    assert "has not the index Hnsw(m=8" in report.warnings[0]
+    assert files.there()._parts.record.index is None and files.there().verify()["ok"]
 
 
 # The comparison can fail.

@@ -18,7 +18,7 @@ class Capabilities:
     `filtering`: when a filter is heeded; "by filter": each in the way that suits it, so also after the graph was searched.
     `keyword`: how its keyword leg scores, by BM25 or by frequency alone; None: it has no such leg. `holds`: whether a
     point comes back with its text and all its metadata, or with the declared fields only. `vectors`: whether they come back as written or, under cosine, with length 1. `quantization`: what `quantization=` of
-    an index may say, `unquantized`: of which index kinds it may not. `hybrid`: whether `fusion="native"` works. `versions`: the servers it is made for, oldest to newest.
+    an index may say, `unquantized`: which of these it may not say of which index kind. `hybrid`: whether `fusion="native"` works. `versions`: the servers it is made for, oldest to newest.
     `unsupported_on`: operators of `filter_operators` that it lacks on fields of one type. `joins_live`: whether its vector
     search takes the ledger's check into its own statement, where both share a database. `upkeep`: whether `Store.repair`
     mends what a comparison of ids does not show (an invalid index, a place that was set read-only, a point that is there
@@ -41,7 +41,7 @@ class Capabilities:
     durable: bool
     hybrid: bool = False
     quantization: frozenset[str] = frozenset()
-    unquantized: frozenset[str] = frozenset()
+    unquantized: frozenset[tuple[str, str]] = frozenset()
     holds: Literal["everything", "declared"] = "everything"
     vectors: Literal["exact", "normalised"] = "exact"
     versions: str = ""
@@ -62,9 +62,10 @@ class Capabilities:
             raise UnsupportedIndex(
                 f"The {self.store} store has no {index.quantization} quantization (it has: {known}). Leave it out."
             )
-        if index is not None and index.quantization is not None and index.kind in self.unquantized:
+        if index is not None and (index.quantization, index.kind) in self.unquantized:
             raise UnsupportedIndex(
-                f"The {self.store} store has no quantization of a {index.kind} index. Leave it out, or take another kind."
+                f"The {self.store} store has no {index.quantization} quantization of a {index.kind} index. Leave it out, or take "
+                "another kind."
             )
         if metric not in self.metrics:
             raise UnsupportedIndex(

@@ -26,7 +26,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "ledger": ("ledger", "inside: in the store's own database; apart: name one (ledger=, --ledger)"),
     "index_kinds": ("vector index", "what index= may ask for; left out, the store's best is taken"),
     "quantization": ("quantization", "smaller vectors in the index, rescored by the whole ones"),
-    "unquantized": ("never of", "index kinds that it does not quantize"),
+    "unquantized": ("but never", "quantization that it has not on one kind of index"),
     "metrics": ("metrics", "how vectors may be compared"),
     "max_dimensions": ("dimensions", "most dimensions of a vector"),
     "exact": ("exact search", "whether SearchParams(exact=True) compares every vector"),
@@ -141,7 +141,7 @@ def _shown(name: str, value: Any) -> str:
             by_type.setdefault(kind.value, []).append(operator.value)
         return "; ".join(f"{', '.join(operators)} on {kind}" for kind, operators in sorted(by_type.items())) or "-"
     if isinstance(value, frozenset):
-        return ", ".join(sorted(map(str, value))) or "-"
+        return ", ".join(_plain(value)) or "-"
     return f"{value:,}" if isinstance(value, int) else str(value).replace("_", " ")
 
 

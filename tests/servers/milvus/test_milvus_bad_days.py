@@ -469,7 +469,8 @@ def test_what_a_version_cannot_do(server: MilvusServer, tmp_path: Path) -> None:
         assert (old.capabilities.keyword, old.capabilities.hybrid) == (None, False)
         assert (new.capabilities.keyword, new.capabilities.hybrid) == ("bm25", True)
         assert old.capabilities.quantization == new.capabilities.quantization == {"scalar"}
-        assert (old.capabilities.unquantized, new.capabilities.unquantized) == ({"flat", "hnsw"}, {"flat"})
+        assert old.capabilities.unquantized == {("scalar", "flat"), ("scalar", "hnsw")}
+        assert new.capabilities.unquantized == {("scalar", "flat")}
         for index in (Hnsw(quantization="scalar"), Flat(quantization="scalar")):
             with pytest.raises(UnsupportedIndex, match=index.kind):
                 old.create(GenerationSpec("sl_whole_1", 16, index=index))

@@ -30,9 +30,12 @@ from shelflist.core.errors import (
     Transient,
 )
 from shelflist.core.fields import Fields
-from shelflist.core.types import Hnsw, SearchParams
+from shelflist.core.types import Hnsw, SearchParams, Vector
+from shelflist.postgres.transaction import PostgresTransaction
 from shelflist.stores import _connect
+from shelflist.stores.pgvector import upkeep
 from shelflist.stores.pgvector.store import PgvectorStore
+from shelflist.stores.pgvector.upkeep import Upkeep
 from shelflist.stores.protocol import GenerationSpec, Scope
 from shelflist.testing.points import make_point, make_points, point_id, random_vectors
 
@@ -232,6 +235,31 @@ def test_a_time_out_names_the_option(store: PgvectorStore, postgres: PostgresSer
         with pytest.raises(StoreTimeout, match="timeout="):
             search(impatient)
     assert search(impatient) == 3
+    impatient.close()
+
+
+def test_the_time_out_is_not_for_upkeep(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient = opened(f"{url}?timeout=0.3&pool_size=1")
+    impatient.create(SPEC)
+    assert not impatient.upsert(SPEC, make_points("p", 300, seed=1)).failed
+    slow: list[str] = []
+
+    def vacuum(self: Upkeep, tx: PostgresTransaction) -> None:
+        tx.execute("SELECT pg_sleep(0.5)")
+        slow.append("vacuum")
+
+    def queries(tx: PostgresTransaction, spec: GenerationSpec) -> list[Vector]:
+        tx.execute("SELECT pg_sleep(0.5)")
+        slow.append("measure")
+        return []
+
+    monkeypatch.setattr(Upkeep, "_vacuum", vacuum)
+    monkeypatch.setattr(upkeep, "_queries", queries)
+    Upkeep(impatient.database, SPEC).run()
+    Upkeep(impatient.database, SPEC).measure(300)
+    assert slow == ["vacuum", "measure"]
+    with pytest.raises(StoreTimeout), impatient.database.write() as tx:  # on the same connection, since
+        tx.execute("SELECT pg_sleep(0.5)")
     impatient.close()
 
 

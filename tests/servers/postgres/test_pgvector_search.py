@@ -312,7 +312,7 @@ def test_what_no_index_takes_is_refused_by_create(store: PgvectorStore) -> None:
         (Hnsw(m=101, ef_construction=400), "m from 2 to 100, not 101"),
         (Hnsw(ef_search=5_000), "ef_search from 1 to 1000, not 5000"),
         (Ivf(nlist=40_000), "nlist from 1 to 32768, not 40000"),
-        (Flat(quantization="half"), "would do nothing"),
+        (Flat(quantization="half"), "no half quantization of a flat index"),
     ],
     ids=str,
 )

@@ -66,7 +66,7 @@ _CLAIMS = Capabilities(
     durable=True,
     hybrid=True,
     quantization=frozenset({"scalar"}),
-    unquantized=frozenset({"flat"}),
+    unquantized=frozenset({("scalar", "flat")}),
     upkeep=True,
     holds="declared",
     versions=f"{OLDEST[0]}.{OLDEST[1]} to 2.6, Lite 3.2 (BM25 and hybrid from 2.5, scalar quantization of hnsw from 2.6)",
@@ -113,7 +113,7 @@ class MilvusStore:
             if not version.has(2, 5):
                 claims = replace(claims, keyword=None, hybrid=False)
             if not version.has(2, 6):
-                claims = replace(claims, unquantized=claims.unquantized | {"hnsw"})
+                claims = replace(claims, unquantized=claims.unquantized | {("scalar", "hnsw")})
             self._claims = claims
         return self._claims
 

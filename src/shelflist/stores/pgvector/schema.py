@@ -95,11 +95,6 @@ def require_parameters(spec: GenerationSpec) -> None:
     """UnsupportedIndex for a parameter that pgvector does not take: nothing is made to fit in silence."""
     index = spec.index
     limits: dict[str, tuple[int, int]] = {}
-    if isinstance(index, Flat) and index.quantization == "half":
-        raise UnsupportedIndex(
-            "An exact scan in pgvector reads the whole vectors, so quantization='half' would do nothing. Use index=Flat(), "
-            "or Hnsw(quantization='half')."
-        )
     if isinstance(index, Hnsw):
         limits = {"m": (2, 100), "ef_construction": (max(4, 2 * index.m), 1_000), "ef_search": (1, MOST_EFFORT)}
     if isinstance(index, Ivf):

@@ -76,6 +76,7 @@ class PgvectorStore:
         durable=True,
         upkeep=True,
         quantization=frozenset({"half", "binary"}),
+        unquantized=frozenset({("half", "flat")}),  # an exact scan reads the whole vectors
         holds="declared",
         versions="pgvector 0.8 on Postgres 16 to 18",
         joins_live=True,

@@ -43,6 +43,8 @@ _SECONDS = 8.0
 _FEWEST_QUERIES = 4
 _EFFORTS = (60, 90, 120, 180, 270, 400, 600, 1000)
 _MEMORY = (64, 2_048)
+_UNHURRIED: dict[str, str | int | float] = {"statement_timeout": 0, "lock_timeout": 0}
+"""The connection's `timeout` is for what somebody waits for: these take as long as the table is large."""
 _BUILDERS = 5276012
 
 
@@ -55,7 +57,7 @@ class Upkeep:
 
     def run(self) -> None:
         """Everything that is due."""
-        with self._database.alone() as tx:
+        with self._database.alone() as tx, _unhurried(tx):
             self._vacuum(tx)
             rows, measured, valid = self._state(tx)
             if vector_index(self._spec) is not None and not valid and rows >= self._threshold():
@@ -66,7 +68,7 @@ class Upkeep:
 
     def repair(self) -> list[str]:
         done = []
-        with self._database.alone() as tx:
+        with self._database.alone() as tx, _unhurried(tx):
             index = vector_index_name(self._spec.name)
             rows, _, valid = self._state(tx)
             if valid is False:
@@ -84,6 +86,7 @@ class Upkeep:
         spec = self._spec
         with self._database.read() as tx:
             tx.settings(SESSION)
+            tx.execute("SELECT set_config('statement_timeout', '0', true)")
             queries = _queries(tx, spec)
             if not queries:
                 return
@@ -138,8 +141,7 @@ class Upkeep:
             low, high = _MEMORY
             need = rows * (4 * spec.dimensions + 700) // 1_000_000 + 32
             settings: dict[str, str | int | float] = {
-                "statement_timeout": 0,
-                "lock_timeout": 0,
+                **_UNHURRIED,
                 "maintenance_work_mem": f"{min(high, max(low, need))}MB",
                 "max_parallel_maintenance_workers": 2,
             }
@@ -152,7 +154,16 @@ class Upkeep:
                 tx.settings({**settings, "max_parallel_maintenance_workers": 0})
                 tx.execute(vector_index_sql(spec, rows))
             finally:
-                tx.settings({})
+                tx.settings(_UNHURRIED)
+
+
+@contextmanager
+def _unhurried(tx: PostgresTransaction) -> Iterator[None]:
+    tx.settings(_UNHURRIED)
+    try:
+        yield
+    finally:
+        tx.settings({})
 
 
 @contextmanager

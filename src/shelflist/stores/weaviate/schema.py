@@ -251,10 +251,6 @@ def _index(spec: GenerationSpec) -> Any:
     quantizers = Configure.VectorIndex.Quantizer
     index = spec.index
     if isinstance(index, Flat):
-        if index.quantization == "scalar":
-            raise UnsupportedIndex(
-                "Weaviate has scalar quantization in its HNSW index only. Use Hnsw, or leave it out."
-            )
         return Configure.VectorIndex.flat(
             distance_metric=metric, quantizer=quantizers.bq() if index.quantization else quantizers.none()
         )

@@ -61,6 +61,7 @@ class WeaviateStore:
         upkeep=True,
         hybrid=True,
         quantization=frozenset({"scalar", "binary"}),
+        unquantized=frozenset({("scalar", "flat")}),
         holds="declared",
         versions="1.33 to 1.38",
     )
