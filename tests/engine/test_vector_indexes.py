@@ -256,7 +256,7 @@ def test_the_way_that_a_search_goes(view: View, queries: Vector) -> None:
     )
     assert plan_of(view, Matches(half), query)[1]  # few enough
     assert plan_of(view, everything(view), query, limit=4_000) == (
-        f"exact over {COUNT} rows (they are few)",
+        f"exact over {COUNT} rows (many hits are wanted)",
         True,
         4_000,
     )
@@ -275,7 +275,7 @@ def test_cells_stand_in_the_place_of_the_graph(
     )
     assert "nprobe 7 of" in plan_of(view, everything(view), queries[0], index=index, nprobe=7)[0]
     assert "nprobe 9 of" in plan_of(view, everything(view), queries[0], index=Ivf(nprobe=9))[0]
-    assert "nprobe 60 of 60, 750" in plan_of(view, everything(view), queries[0], index=index, limit=50)[0]
+    assert "nprobe 30 of 60, 225" in plan_of(view, everything(view), queries[0], index=index, limit=15)[0]
     most = Matches(np.arange(COUNT) % 5 > 0)
     assert (
         "nprobe 25 of 60, 150 compared whole (a filter that most match: 4800)"
@@ -340,8 +340,35 @@ def test_a_filter_against_the_query_is_not(view: View, vectors: Vector, queries:
     mask = np.ones(COUNT, np.bool_)
     mask[order[:600]] = False
     found = planner.search(view, Matches(mask), queries[0], 10, SearchParams(), None)
-    assert found.plan.startswith("codes of 5400 rows")
-    assert len(found.positions) == 10 and mask[found.positions].all()
+    assert found.plan.startswith(("codes of 5400 rows", "exact over 5400 rows"))
+    assert set(found.positions.tolist()) == exact(vectors, queries[0], metric, np.flatnonzero(mask))
+
+
+@pytest.mark.parametrize("gone", [30, 100, 600])
+@pytest.mark.parametrize("way", ["graph", "cells", "packed"])
+def test_the_dead_near_a_query_do_not_hide_those_behind_them(
+    view: View, vectors: Vector, cells: Cells, codes: Codes, queries: Vector, metric: Metric, gone: int, way: str
+) -> None:
+    """A deleted document is a place, not a random choice: who asks there must find what is next to it."""
+    assert view.base is not None
+    base = Base(vectors, codes, view.base.graph if way == "graph" else None, cells, Calibration(0.95, 150, 150, 20))
+    hit = 0
+    for query in queries[:20]:
+        alive = np.ones(COUNT, np.bool_)
+        alive[np.argsort(distances(vectors, query, metric), kind="stable")[:gone]] = False
+        later = View(metric, base, vectors[:0], alive)
+        matches = everything(later)
+        if way == "packed":
+            half = np.arange(COUNT) % 2 > 0
+            matches = Matches(half & alive)
+            prepared = matches.prepared
+            prepared.packed, prepared.of, prepared.depth = codes.packed(np.flatnonzero(half)), half, 120
+            prepared.is_measured = True
+        index = Ivf() if way == "cells" else Hnsw(full_scan_threshold=0)
+        found = planner.search(later, matches, query, 10, SearchParams(), index)
+        truth = exact(vectors, query, metric, np.flatnonzero(matches.mask))
+        hit += len(truth & set(found.positions.tolist()))
+    assert hit / 200 >= 0.95
 
 
 def test_a_packed_filter_that_has_lost_rows(view: View, codes: Codes, queries: Vector) -> None:
@@ -359,11 +386,10 @@ def test_a_packed_filter_that_has_lost_rows(view: View, codes: Codes, queries: V
     matches.mask[first.positions] = False
     second = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
     assert len(second.positions) == 10 and not np.intersect1d(first.positions, second.positions).size
-    matches.mask[:] = False
-    matches.mask[5:6] = True  # nothing of it is among the nearest by code
-    matches.count = 3_000
-    third = planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
-    assert third.exact and third.positions.tolist() == [5]
+    only = Matches(np.arange(COUNT) == 5)  # nothing of it is among the nearest by code
+    only.prepared, only.count = prepared, 3_000
+    third = planner.search(view, only, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0))
+    assert third.positions.tolist() == [5]
 
 
 def test_a_filter_whose_codes_do_not_reach_the_target_is_compared_exactly(view: View, queries: Vector) -> None:
@@ -380,8 +406,10 @@ def test_true_neighbours_among_some(vectors: Vector, queries: Vector, metric: Me
 
 
 def test_larger_limits_look_deeper(view: View, queries: Vector, vectors: Vector, metric: Metric) -> None:
-    found = planner.search(view, everything(view), queries[0], 50, SearchParams(), None)
-    assert found.plan.endswith("ef_search 750 (no filter)") and len(found.positions) == 50
+    most = planner.search(view, everything(view), queries[0], 50, SearchParams(), None)
+    assert most.plan == f"exact over {COUNT} rows (many hits are wanted)"
+    found = planner.search(view, everything(view), queries[0], 50, SearchParams(), Hnsw(full_scan_threshold=0))
+    assert found.plan.startswith("codes") and len(found.positions) == 50  # such an effort takes as long as all of it
     truth = nearest(distances(vectors, queries[0], metric), 50)
     assert len(np.intersect1d(found.positions, truth)) >= 47
 

@@ -130,7 +130,12 @@ def test_a_filter_that_is_asked_again_gets_packed_codes(store: EmbeddedStore, mo
     store.delete(SPEC, [point_id(str(number)) for number in range(1, 300, 3)])
     assert_recall(store)
     # Few of each cluster are left to the filter: the nearest are those of others, which codes tell apart less well.
-    wait_for_plan(store, "packed codes of 110")
+    plan(store, group=1)
+    kept = store._vectors._caches[SPEC.name]._sets
+    deadline = time.monotonic() + 20
+    while not any(one.count == 110 and one.prepared.is_measured for _, one in list(kept.values())):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert_recall(store)
     assert not set(ids(store, vector_of(1), group=1, limit=110)) & {point_id(str(number)) for number in range(300)}
 

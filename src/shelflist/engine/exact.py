@@ -70,6 +70,8 @@ def _by_faiss(matrix: Vector, query: Vector, function: str) -> Vector:
 
 def nearest(found: Vector, limit: int) -> Positions:
     """Positions of the `limit` smallest distances, nearest first, ties by position."""
+    if np.isnan(found).any():  # products of numbers near the end of float32: as far as can be
+        found = np.where(np.isnan(found), np.float32(np.inf), found)
     if limit < len(found):
         bound = np.partition(found, limit - 1)[limit - 1]
         chosen = np.flatnonzero(found <= bound)

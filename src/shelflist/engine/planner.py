@@ -11,6 +11,7 @@ What came after the snapshot is compared exactly beside each of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, SearchParams, Vector
 from shelflist.engine.calibration import NEIGHBOURS, graph_candidates
 from shelflist.engine.cells import Cells
-from shelflist.engine.codes import Codes
+from shelflist.engine.codes import Codes, PackedCodes
 from shelflist.engine.exact import Positions, nearest
 from shelflist.engine.graph import Graph
 from shelflist.engine.view import MOST_GONE, Base, Matches, View
@@ -30,6 +31,13 @@ _MOST = 0.6
 """Share of all rows that must live and match for the graph to be asked first: among the dead it loses its way."""
 _UNKNOWN_FILTER = 2.0
 """A filter that nothing was measured for may be correlated against the query, and is looked at so much deeper."""
+_FEW_A_HIT = 4
+"""Matches for each hit wanted, up to which no index is worth its while."""
+_TRUSTED = 0.5
+"""Of the candidates by code, the part in which the nearest must stand. Where they reach beyond, as where the nearest of all
+are dead or do not match, codes tell those that are left less well apart, and twice as many are compared."""
+_EFFORT_COST = 25
+"""An effort of so much less than the graph's rows takes as long as comparing them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +85,14 @@ def search(
     if found is None and base.codes is not None:
         found, plan = _by_codes(base, base.codes, asked)
     if found is None:
-        return _exactly(asked, "no quicker way is known to reach the target")
+        return _exactly(asked, "the quicker ways do not reach the target here")
     split = view.base_count
     if view.count > split:
         newer = np.flatnonzero(matches.mask[split:]) + split
         found = np.concatenate([found, newer])
         plan += f", and {len(newer)} newer ones exactly"
-    return _ranked(view, found, query, limit, exact=False, plan=plan)
+    at, distances = _compared(asked, found)
+    return Found(found[at], distances, exact=False, plan=plan)
 
 
 def _reason_for_exact(base: Base | None, asked: _Question) -> str | None:
@@ -93,14 +102,23 @@ def _reason_for_exact(base: Base | None, asked: _Question) -> str | None:
     if isinstance(asked.kind, Flat) and asked.kind.quantization is None:
         return "the index is flat"
     if base is None:
-        return "nothing is built yet"
+        return "no index is in use"
     few = _few(base, asked.kind, packed=asked.matches.prepared.is_measured)
-    return "they are few" if asked.matches.count <= max(few, 4 * asked.limit) else None
+    if asked.matches.count <= few:
+        return "they are few"
+    # What an index takes grows with the hits that are wanted; what was measured, or is usual, is for ten.
+    many = few * asked.limit / NEIGHBOURS if _own_threshold(asked.kind) is None else 0
+    return "many hits are wanted" if asked.matches.count <= max(many, _FEW_A_HIT * asked.limit) else None
+
+
+def _own_threshold(kind: IndexSpec | None) -> int | None:
+    return kind.full_scan_threshold if isinstance(kind, Hnsw) else None
 
 
 def _few(base: Base, index: IndexSpec | None, *, packed: bool) -> int:
-    if isinstance(index, Hnsw) and index.full_scan_threshold is not None:
-        return index.full_scan_threshold
+    own = _own_threshold(index)
+    if own is not None:
+        return own
     measured = base.calibration.few_packed if packed else base.calibration.few
     return FEW_MATCHES if measured is None else measured
 
@@ -120,7 +138,8 @@ def is_worth_packing(view: View, matches: Matches, params: SearchParams, index: 
 def _exactly(asked: _Question, reason: str) -> Found:
     matches = asked.matches
     plan = f"exact over {matches.count} rows ({reason})"
-    return _ranked(asked.view, matches.positions, asked.query, asked.limit, exact=True, plan=plan)
+    at, distances = _compared(asked, matches.positions)
+    return Found(matches.positions[at], distances, exact=True, plan=plan)
 
 
 def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | None, str]:
@@ -129,22 +148,20 @@ def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | N
     effort = asked.params.ef_search or own or base.calibration.effort
     if effort is None:
         return None, ""
-    if matches.is_all:
-        effort = max(effort, math.ceil(effort * limit / NEIGHBOURS))
-        selection = matches.selection(graph.count) if asked.has_dead else None
-        found = graph.nearest(asked.query, graph_candidates(limit), effort, selection)
-        if len(found) < limit:  # too many of its nodes are dead: it starves
-            return None, ""
-        return found, f"graph of {graph.count} rows, ef_search {effort} (no filter)"
-    # Asked for so many more as the filter takes away. One that is correlated against the query takes away more than that,
-    # and then too few are left to be sure of the best.
-    wanted = math.ceil(2 * graph_candidates(limit) * graph.count / matches.count)
     effort = math.ceil(effort * max(1.0, limit / NEIGHBOURS) * graph.count / matches.count)
-    found = graph.nearest(asked.query, wanted, effort)
+    if limit > NEIGHBOURS and effort * _EFFORT_COST > graph.count:
+        return None, ""
+    if matches.is_all and not asked.has_dead:
+        found = graph.nearest(asked.query, graph_candidates(limit), effort)
+        return found, f"graph of {graph.count} rows, ef_search {effort} (no filter)"
+    # Asked for twice as many more as filter and deletions take away. Where they take away more, as all that is near the
+    # query, too few are left to be sure of the best.
+    found = graph.nearest(asked.query, math.ceil(2 * graph_candidates(limit) * graph.count / matches.count), effort)
     found = found[matches.mask[found]]
     if len(found) < graph_candidates(limit):
         return None, ""
-    return found, f"graph of {graph.count} rows, ef_search {effort} (a filter that most match: {matches.count})"
+    why = "no filter" if matches.is_all else f"a filter that most match: {matches.count}"
+    return found, f"graph of {graph.count} rows, ef_search {effort} ({why})"
 
 
 def _by_cells(base: Base, cells: Cells, asked: _Question) -> tuple[Positions | None, str]:
@@ -157,48 +174,62 @@ def _by_cells(base: Base, cells: Cells, asked: _Question) -> tuple[Positions | N
     depth = math.ceil(depth * more)
     # The further down the ranks, the further out their cells; and a filter leaves each cell with fewer.
     probes = min(math.ceil(probes * more * cells.count / max(1, matches.count)), cells.cells)
-    selection = None if matches.is_all and not asked.has_dead else matches.selection(cells.count)
-    found = cells.nearest(asked.query, depth, probes, selection)
-    if len(found) < limit:
+    found = cells.nearest(asked.query, 2 * depth, probes)
+    found = found[matches.mask[found]]
+    if len(found) < min(depth, matches.count):  # they are of what is near the query, and not of what may answer
         return None, ""
     why = "no filter" if matches.is_all else f"a filter that most match: {matches.count}"
     return found, f"cells of {cells.count} rows, nprobe {probes} of {cells.cells}, {depth} compared whole ({why})"
 
 
 def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[Positions | None, str]:
-    matches, query, limit = asked.matches, asked.query, asked.limit
+    matches, limit = asked.matches, asked.limit
     prepared = matches.prepared
-    if prepared.is_measured:
-        known = prepared.depth
-    else:
-        known = base.calibration.depth
-        if known is not None and not matches.is_all:
-            known = math.ceil(known * _UNKNOWN_FILTER)
+    known = prepared.depth if prepared.is_measured else base.calibration.depth
     if known is None:
         return None, ""
+    if not prepared.is_measured and not matches.is_all:
+        known = math.ceil(known * _UNKNOWN_FILTER)
     depth = math.ceil(known * max(1.0, limit / NEIGHBOURS))
-    if 2 * depth > matches.count:
-        return None, ""
     packed = prepared.packed if prepared.is_measured else None
-    if packed is None:
-        found = codes.nearest(query, depth, matches.selection(codes.count))
-        why = "no graph" if matches.is_all else "a filter"
-        return found, f"codes of {matches.count} rows, {depth} compared whole ({why})"
-    if prepared.of is matches.mask:
-        found = packed.nearest(query, depth)
-    else:
-        found = packed.nearest(query, math.ceil(depth / (1 - MOST_GONE)))
+    scan = _scan(codes, asked) if packed is None else _packed_scan(packed, codes, asked)
+    found: Positions = np.empty(0, np.int64)
+    while 2 * depth <= matches.count:
+        if len(found) < depth:
+            found = scan(2 * depth)  # what may be wanted next costs little to have at once
+        at, _ = _compared(asked, found[:depth])
+        if at.max(initial=0) < _TRUSTED * depth:
+            kind, why = ("codes", "no filter" if matches.is_all else "a filter")
+            if packed is not None:
+                kind, why = "packed codes", "a filter asked again"
+            return found[at], f"{kind} of {matches.count} rows, {depth} compared whole ({why})"
+        depth *= 2
+    return None, ""
+
+
+def _scan(codes: Codes, asked: _Question) -> Callable[[int], Positions]:
+    selection = asked.matches.selection(codes.count)
+    return lambda count: codes.nearest(asked.query, count, selection)
+
+
+def _packed_scan(packed: PackedCodes, codes: Codes, asked: _Question) -> Callable[[int], Positions]:
+    matches = asked.matches
+    if matches.prepared.of is matches.mask:
+        return lambda count: packed.nearest(asked.query, count)
+
+    def living(count: int) -> Positions:
+        found = packed.nearest(asked.query, math.ceil(count / (1 - MOST_GONE)))
         found = found[matches.mask[found]]
-        if len(found) < limit:
-            return None, ""
-    return found, f"packed codes of {matches.count} rows, {depth} compared whole (a filter asked again)"
+        # The dead may all be those near the query.
+        return found if len(found) >= min(count, matches.count) else _scan(codes, asked)(count)
+
+    return living
 
 
-def _ranked(view: View, positions: Positions, query: Vector, limit: int, *, exact: bool, plan: str) -> Found:
-    found = view.distances(positions, query)
-    if not exact:
-        # Equal distances are told apart by position, as in an exact search.
-        order = np.argsort(positions, kind="stable")
-        positions, found = positions[order], found[order]
-    best = nearest(found, limit)
-    return Found(positions[best], found[best], exact, plan)
+def _compared(asked: _Question, positions: Positions) -> tuple[Positions, Vector]:
+    """Where the nearest of these stand among them, nearest first, and their distances. Equal ones by position, as in an
+    exact search."""
+    order = np.argsort(positions, kind="stable")
+    found = asked.view.distances(positions[order], asked.query)
+    best = nearest(found, asked.limit)
+    return order[best], found[best]

@@ -48,7 +48,7 @@ from shelflist.engine.snapshot import (
     mapped_vectors,
     seal,
 )
-from shelflist.stores._removed import create_log, has_log
+from shelflist.stores._removed import KEPT, create_log, has_log
 from shelflist.stores._sql import field_column
 from shelflist.stores.protocol import GenerationSpec
 
@@ -85,7 +85,7 @@ class Compaction:
         another is worth its while. Reads no more than a few rows, so that every small sync may ask."""
         name = self._spec.name
         with self._database.read() as tx:
-            found = tx.execute("SELECT last_row FROM store_generations WHERE name = ?", (name,)).fetchone()
+            found = tx.execute("SELECT last_row, sequence FROM store_generations WHERE name = ?", (name,)).fetchone()
             if found is None or found[0] < _least(self._spec.index):
                 return False
             snapshot = in_use(tx, self._spec)
@@ -93,6 +93,8 @@ class Compaction:
                 return _living(tx, name) >= _least(self._spec.index)
             place, moment, rows = snapshot
             if found[0] - moment.last_row > max(_NEWER, rows * _NEWER_SHARE):
+                return True
+            if found[1] - moment.sequence > KEPT:  # what was removed since is not all remembered
                 return True
             (gone,) = tx.execute(
                 f"SELECT count(*) FROM {name}_removed WHERE sequence > ?", (moment.sequence,)

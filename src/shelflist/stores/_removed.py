@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from shelflist.core.transaction import Transaction
 
-_KEPT = 10_000
+KEPT = 10_000
 """Sequences for which a removal is remembered; who is further behind looks at every row."""
 
 
@@ -33,11 +33,11 @@ def log_removed(tx: Transaction, name: str, rows: Sequence[int]) -> None:
     """Note rows that the running transaction takes away; its sequence is the one after the present."""
     (sequence,) = tx.execute("SELECT sequence FROM store_generations WHERE name = ?", (name,)).fetchone()
     tx.executemany(f"INSERT OR IGNORE INTO {name}_removed VALUES (?, ?)", ((row, sequence + 1) for row in rows))
-    tx.execute(f"DELETE FROM {name}_removed WHERE sequence < ?", (sequence - _KEPT,))
+    tx.execute(f"DELETE FROM {name}_removed WHERE sequence < ?", (sequence - KEPT,))
 
 
 def removed_since(tx: Transaction, name: str, since: int, now: int) -> list[int] | None:
     """Rows taken away after the sequence `since`; None if that is longer ago than the log remembers."""
-    if now - since > _KEPT:
+    if now - since > KEPT:
         return None
     return [row for (row,) in tx.execute(f"SELECT row FROM {name}_removed WHERE sequence > ?", (since,))]
