@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shelflist.core.errors import ConfigError
-from shelflist.core.index_text import index_text, parse_index
+from shelflist.core.index_text import given_index, index_text, parse_index
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf
 
 
@@ -41,7 +41,8 @@ def test_what_is_written_is_read(text: str, index: IndexSpec | None, spelled: st
         ("hnsw(m)", "'m' is not NAME=VALUE"),
         ("hnsw(m=16,)", "'' is not NAME=VALUE"),
         ("hnsw(m=16, m=17)", "gives m twice"),
-        ("hnsw(m=0)", "m=0 of an index is not a whole number from 1 up"),
+        ("hnsw(m=0)", "m=0 of an index is not a whole number from 2 up"),
+        ("ivf(nlist=0)", "nlist=0 of an index is not a whole number from 1 up"),
         ("hnsw(m=-1)", "not a whole number"),
         ("hnsw(m=1.5)", "not a whole number"),
         ("hnsw(m=²)", "not a whole number"),
@@ -52,3 +53,15 @@ def test_what_is_wrong_is_named(text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_index(text)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [Hnsw(m=1), Hnsw(m=2.5), Hnsw(m="a"), Hnsw(m=True), Hnsw(ef_search=-5), Ivf(nlist=0), Ivf(nprobe=-4)],
+    ids=str,  # type: ignore[arg-type]
+)
+def test_an_object_is_checked_as_a_text_is(index: IndexSpec) -> None:
+    with pytest.raises(ConfigError, match="of an index is not a whole number from"):
+        given_index(index)
+    sound = Hnsw(m=2, ef_search=None, indexing_threshold=0)
+    assert given_index(sound) is sound

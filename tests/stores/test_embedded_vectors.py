@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shelflist.core.errors import LedgerBusy, StoreFull
+from shelflist.core.errors import LedgerBusy, StoreFull, UnsupportedIndex
 from shelflist.core.fields import Fields
 from shelflist.core.filters import F, prepare
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Metric, Point, SearchParams, Vector
@@ -644,3 +644,12 @@ def test_planner_reads_its_thresholds(store: EmbeddedStore, monkeypatch: pytest.
     assert store.search(auto, vector_of(1), limit=10, scope=scope, params=SearchParams()).exact
     monkeypatch.setattr(planner, "FEW_MATCHES", 0)
     assert not store.search(auto, vector_of(1), limit=10, scope=scope, params=SearchParams()).exact
+
+
+@pytest.mark.parametrize("index", [Hnsw(m=1), Hnsw(m=0), Hnsw(m=1_000_000), Hnsw(ef_construction=0)], ids=str)
+def test_a_graph_that_would_end_the_process_is_refused(folder: Path, index: Hnsw) -> None:
+    store = EmbeddedStore(folder / "index")
+    with pytest.raises(UnsupportedIndex, match=r"The embedded store takes \w+ from"):
+        store.create(replace(SPEC, index=index))
+    store.create(replace(SPEC, index=Hnsw(m=2)))
+    store.close()

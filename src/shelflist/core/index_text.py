@@ -12,7 +12,8 @@ from shelflist.core.errors import ConfigError
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Quantization
 
 _KINDS: Mapping[str, type[Flat] | type[Ivf] | type[Hnsw]] = {"flat": Flat, "ivf": Ivf, "hnsw": Hnsw}
-_MAY_BE_ZERO = ("full_scan_threshold", "indexing_threshold")
+_LEAST = {"full_scan_threshold": 0, "indexing_threshold": 0, "m": 2}
+"""Of each number; 1 of the others. A graph of one link a node leads nowhere, and ends FAISS."""
 _FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _EXAMPLE = "Write for example: hnsw(m=16, ef_construction=128)"
 
@@ -47,7 +48,13 @@ def parse_index(text: str) -> IndexSpec | None:
 
 def given_index(index: object) -> IndexSpec | None:
     """The index that a caller gives as an object or as text; ConfigError for anything else."""
-    if index is None or isinstance(index, (Flat, Ivf, Hnsw)):
+    if index is None:
+        return None
+    if isinstance(index, (Flat, Ivf, Hnsw)):
+        for name in _options(type(index)):
+            value = getattr(index, name)
+            if name != "quantization" and value is not None:
+                _require_whole(name, value)
         return index
     if isinstance(index, str):
         return parse_index(index)
@@ -73,10 +80,15 @@ def _value(name: str, text: str) -> int | str:
         if text not in choices:
             raise ConfigError(f"quantization={text} is not known.{_near(text, choices)} Choices: {', '.join(choices)}.")
         return text
-    least = 0 if name in _MAY_BE_ZERO else 1
-    if not (text.isascii() and text.isdigit()) or int(text) < least:
-        raise ConfigError(f"The option {name}={text} of an index is not a whole number from {least} up.")
-    return int(text)
+    value = int(text) if text.isascii() and text.isdigit() else text
+    _require_whole(name, value)
+    return value
+
+
+def _require_whole(name: str, value: object) -> None:
+    least = _LEAST.get(name, 1)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"The option {name}={value} of an index is not a whole number from {least} up.")
 
 
 def _near(word: str, known: Iterable[str]) -> str:

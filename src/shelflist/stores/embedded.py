@@ -25,13 +25,15 @@ from shelflist.config import (
     require_no_options,
 )
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import StoreReadOnly, StoreTooNew
+from shelflist.core.errors import StoreReadOnly, StoreTooNew, UnsupportedIndex
 from shelflist.core.fields import Fields, FieldType
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import (
     Candidate,
     Candidates,
+    Hnsw,
+    IndexSpec,
     IndexStatus,
     Metadata,
     Point,
@@ -108,6 +110,7 @@ class EmbeddedStore:
 
     def create(self, spec: GenerationSpec) -> None:
         self.capabilities.require_index(spec.index, spec.metric, spec.dimensions)
+        _require_parameters(spec.index)
         with self._database.write() as tx:
             self._require_known(tx)
             tx.execute(
@@ -420,6 +423,15 @@ class EmbeddedStore:
         self._vectors.close()
         self._keywords.close()
         self._database.close()
+
+
+def _require_parameters(index: IndexSpec | None) -> None:
+    """UnsupportedIndex for a graph that FAISS would end the process over, or never end building."""
+    limits = {"m": (2, 256), "ef_construction": (1, 10_000)} if isinstance(index, Hnsw) else {}
+    for name, (least, most) in limits.items():
+        value = getattr(index, name)
+        if not least <= value <= most:
+            raise UnsupportedIndex(f"The embedded store takes {name} from {least} to {most}, not {value}.")
 
 
 def _rebuilt(was_sound: bool) -> str:
