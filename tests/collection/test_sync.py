@@ -569,7 +569,8 @@ class TestGivenVectors:
 
     def test_given_vectors_are_restored_by_repair(self, place: Place) -> None:
         docs = place.given()
-        docs.sync("p", [Chunk("one", embedding=[1, 0, 0, 0]), Chunk("two", embedding=[0, 1, 0, 0])])
+        given = [Chunk("one", embedding=[1, 0, 0, 0]), Chunk("two", embedding=[0, 1, 0, 0])]
+        docs.sync("p", given)
         parts = docs._parts
         ids = [point_id for point_id, _ in parts.store.scan(parts.spec)]
         parts.store.delete(parts.spec, ids[:1])
@@ -579,6 +580,11 @@ class TestGivenVectors:
             assert docs.verify()["ok"] and docs.count() == 2
         else:
             assert result["lost"] == ["p"], "what cannot be restored is named"
+            assert docs.count() == 1 and docs.verify()["ok"]  # it is not searchable, and not said to be
+            assert sorted(one["index_status"] for one in docs.show("p")["chunks"]) == ["indexed", "stale"]
+            report = docs.sync("p", given)
+            assert report.failed == 0 and docs.count() == 2 and docs.verify()["ok"]
+            assert docs.sync("p", given).unchanged == 2
 
 
 def test_wait_and_on_failed_know_their_words(place: Place) -> None:

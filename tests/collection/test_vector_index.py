@@ -12,7 +12,7 @@ from counting import CountingEmbedder
 import shelflist
 from shelflist import Chunk, Collection, Document, F, Hnsw, Progress, SearchParams
 from shelflist.engine.columns import Columns
-from shelflist.engine.graph import Graph
+from shelflist.engine.codes import Codes
 from shelflist.stores._vector_cache import VectorCache
 
 DIMENSIONS = 40
@@ -46,7 +46,7 @@ def opened(place: Path) -> Collection:
 def place(tmp_path: Path) -> Path:
     with opened(tmp_path / "index") as docs:
         docs.sync_all(documents(range(150)))
-        assert docs.search(vector(3)).plan == "dense: exact over 150 rows (nothing is built yet)"
+        assert docs.search(vector(3)).plan == "dense: exact over 150 rows (no index is in use)"
         docs.sync_all(documents(range(150, 300)))
     return tmp_path / "index"  # closed: what was built aside is there
 
@@ -136,12 +136,12 @@ def test_why_shows_what_the_index_misses(tmp_path: Path, monkeypatch: pytest.Mon
         docs.wait_for_build()
         (found,) = docs.why("d7", "text 7")["chunks"]
         assert found["exact_rank"] == found["dense_rank"] == 1
-        whole = Graph.nearest
-        monkeypatch.setattr(Graph, "nearest", lambda *asked: whole(*asked)[1:])
+        whole = Codes.nearest  # what ranks a hundred of five hundred
+        monkeypatch.setattr(Codes, "nearest", lambda *asked: whole(*asked)[1:])
         told = docs.why("d7", "text 7")
         (missed,) = told["chunks"]
         assert missed["exact_rank"] == 1 and missed["dense_rank"] is None
-        assert "graph of 500 rows" in told["plan"]
+        assert "codes of 500 rows" in told["plan"]
 
 
 def test_a_field_declared_after_the_snapshot_is_answered_too(place: Path) -> None:

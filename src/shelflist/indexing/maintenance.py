@@ -59,7 +59,9 @@ class Maintenance:
         expected = len(wanted) + len(condemned) + len(pending)
         stored = dict(self._told("reading the store", self._store.scan(self._spec), expected))
         hidden = [point for point in wanted if point in live and stored.get(point) == "stale"]
-        missing = [point for point in wanted if point not in stored]
+        missing = [
+            point for point in wanted if point in live and point not in stored
+        ]  # nobody searches for a stale one
         ghosts = [point for point in stored if point not in wanted and point not in condemned and point not in pending]
         different = self._different([point for point in wanted if point in stored], sample)
         stats = self._store.stats(self._spec)
@@ -120,13 +122,14 @@ class Maintenance:
         if ghosts:
             actions.append(f"{len(ghosts)} ghosts deleted from the store")
         missing = [bytes.fromhex(one) for one in found["missing"]] + wrong
-        lost: list[str] = []
+        lost: list[dict[str, Any]] = []
         restored = 0
         for start in range(0, len(missing), _BATCH):
             self._tell("restoring", start, len(missing))
             done, without = self._restore(missing[start : start + _BATCH], report)
             restored += done
             lost += without
+        self._give_up(lost)
         if restored:
             actions.append(f"{restored} chunks restored, {report.embedded} of them embedded again")
         if not (found["keywords_ok"] and found["snapshot_ok"]):
@@ -136,7 +139,14 @@ class Maintenance:
                 actions.append(f"{self._rewrite(report)} chunks written again, with their words")
         if restored:
             self._writer.build()
-        return {"actions": actions, "restored": restored, "lost": lost, "finished": finished, "purged": purged}
+        documents = sorted({row["document_id"] for row in lost})
+        return {"actions": actions, "restored": restored, "lost": documents, "finished": finished, "purged": purged}
+
+    def _give_up(self, lost: Sequence[dict[str, Any]]) -> None:
+        """Chunks that nothing here can give a vector are searchable no more, and come again with the next sync."""
+        for key in dict.fromkeys(row["document_key"] for row in lost):
+            points = {row["point_id"] for row in lost if row["document_key"] == key}
+            self._ledger.revisions.mark(self._collection.generation_id, key, points, reason="lost")
 
     def rebuild_caches(self) -> list[str]:
         """Rebuild what the rows can give again: the store's caches, and the keyword index beside the ledger."""
@@ -174,18 +184,18 @@ class Maintenance:
             written += done
         return written
 
-    def _restore(self, point_ids: Sequence[bytes], report: SyncReport) -> tuple[int, list[str]]:
+    def _restore(self, point_ids: Sequence[bytes], report: SyncReport) -> tuple[int, list[dict[str, Any]]]:
         rows = self._ledger.documents.contents(point_ids)
         texts = {row["text_hash"]: row["content"] for row in rows if row["embedding_hash"] is None}
         vectors = self._vectors.for_texts(texts, report)
         given = [row["embedding_hash"] for row in rows if row["embedding_hash"] is not None]
         vectors.update(self._ledger.embeddings.get(self._collection.fingerprint, given))
         points: list[Point] = []
-        lost: list[str] = []
+        lost: list[dict[str, Any]] = []
         for row in rows:
             vector = vectors.get(row["embedding_hash"] or row["text_hash"])
             if vector is None:
-                lost.append(row["document_id"])
+                lost.append(row)
                 continue
             points.append(
                 Point(
@@ -199,7 +209,7 @@ class Maintenance:
                 )
             )
         refused = {one for result in upsert_all(self._store, self._spec, points) for one in result.failed}
-        lost += [row["document_id"] for row in rows if row["point_id"] in refused]
+        lost += [row for row in rows if row["point_id"] in refused]
         points = [point for point in points if point.point_id not in refused]
         unserved = set(self._ledger.documents.unserved(self._collection.generation_id))
         marked = [point.point_id for point in points if point.point_id in unserved]
@@ -207,7 +217,7 @@ class Maintenance:
             self._store.set_stale(self._spec, marked)
         self._store.flush(self._spec)
         self._vectors.settle(list(vectors))
-        return len(points), sorted(set(lost))
+        return len(points), lost
 
     def _different(self, point_ids: Sequence[bytes], sample: int) -> list[bytes]:
         """Of a sample of points: those whose vector is not the one that was paid for, or not usable at all."""

@@ -447,13 +447,14 @@ class Documents:
             "metadata",
             "text_hash",
             "embedding_hash",
+            "document_key",
         )
         with self._database.read(single=True) as tx:
             for part in self._sql.parts(point_ids):
                 chosen, ids = self._sql.among("c.point_id", part)
                 rows = tx.execute(
                     "SELECT c.point_id, c.chunk_id, d.document_id, d.tenant_id, c.content, c.metadata, c.text_hash, "
-                    "c.embedding_hash FROM sl_chunks c JOIN sl_documents d ON d.document_key = c.document_key "
+                    "c.embedding_hash, d.document_key FROM sl_chunks c JOIN sl_documents d ON d.document_key = c.document_key "
                     f"WHERE {chosen}",
                     ids,
                 )

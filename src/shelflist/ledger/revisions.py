@@ -7,7 +7,7 @@ and a crash in between leaves a row in `sl_revisions`, from which `unfinished` h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import orjson
@@ -318,8 +318,11 @@ class Revisions:
                 ((one.document_key, one.number) for one in revisions),
             )
 
-    def mark(self, generation_id: int, document_key: int) -> list[tuple[int, bytes]]:
-        """Hide every chunk of a document at once: `stale`, reason `marked`. Returns chunk keys and point ids."""
+    def mark(
+        self, generation_id: int, document_key: int, only: Collection[bytes] | None = None, *, reason: str = "marked"
+    ) -> list[tuple[int, bytes]]:
+        """Hide every chunk of a document, or those of these points, at once: `stale`, for this reason; its next sync writes
+        them anew. Returns chunk keys and point ids."""
         with self._database.write() as tx:
             current_revisions(tx, self._sql, [document_key])
             rows = tx.execute(
@@ -328,10 +331,12 @@ class Revisions:
                 "WHERE c.document_key = ? AND s.index_status = 'indexed'",
                 (generation_id, document_key),
             ).fetchall()
+            if only is not None:
+                rows = [(key, point_id) for key, point_id in rows if point_id in only]
             self._sql.for_keys(
                 tx,
-                "UPDATE sl_states SET index_status = 'stale', stale_reason = 'marked' WHERE generation_id = ?",
-                (generation_id,),
+                "UPDATE sl_states SET index_status = 'stale', stale_reason = ? WHERE generation_id = ?",
+                (reason, generation_id),
                 "chunk_key",
                 [key for key, _ in rows],
             )
