@@ -3,7 +3,7 @@
 `qdrant-edge-py` is the server's Rust core without the server: payload indexes, filters, HNSW with links for each indexed
 key, quantization, sparse vectors with IDF. It has no HTTP, no WAL of a server, no replicas. Here it gets the HTTP, so that
 the store speaks to it through `qdrant-client` as it does to a server: in JSON, not in Python objects. Like the server it
-reads bodies strictly, and its optimizers work when somebody waits for them.
+reads bodies strictly and numbers loosely, and its optimizers work when somebody waits for them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,23 @@ VERSION = "1.18.0"
 Json = Any
 
 
+def as_the_server_reads(text: str) -> float:
+    """A number with a point as `serde_json` reads it without its feature `float_roundtrip`: digits, then a power of ten.
+
+    Each of the two steps rounds, so that "9007199254740991.0" is 9007199254740990.
+    """
+    if text.startswith("-"):
+        return -as_the_server_reads(text[1:])  # of zero too
+    whole, _, exponent = text.lower().partition("e")
+    digits, _, decimals = whole.partition(".")
+    significand, power = digits + decimals, int(exponent or 0) - len(decimals)
+    assert int(significand) < 2**64, f"{text} has more digits than are emulated"
+    value = float(int(significand))
+    while power < -308:  # there is no larger power of ten to divide by
+        value, power = value / 1e308, power + 308
+    return value / float(f"1e{-power}") if power < 0 else value * float(f"1e{power}")
+
+
 def require_core() -> None:
     if find_spec("qdrant_edge") is None or find_spec("qdrant_client") is None:
         missing("Qdrant's core is not installed: pip install qdrant-edge-py qdrant-client")
@@ -33,6 +50,10 @@ def require_core() -> None:
 
 _BOOLS = {True: "true in JSON", False: "false in JSON"}
 """What stands for them in the core: its Python binding asks for 1 where it is told to ask for True."""
+
+
+def read(body: bytes) -> Json:
+    return json.loads(body, parse_float=as_the_server_reads)
 
 
 class Refused(Exception):
@@ -364,7 +385,7 @@ def serving(folder: Path) -> Iterator[tuple[str, Core]]:
             sent = self.rfile.read(int(self.headers.get("content-length") or 0))
             at = urlsplit(self.path)
             try:
-                status, told = 200, core.answer(self.command, at.path, at.query, json.loads(sent) if sent else {})
+                status, told = 200, core.answer(self.command, at.path, at.query, read(sent) if sent else {})
             except Refused as error:
                 status, told = error.status, {"status": {"error": str(error)}, "time": 0.0}
             except Exception as error:

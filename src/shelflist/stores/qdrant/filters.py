@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shelflist.core.capabilities import Capabilities
@@ -10,8 +10,8 @@ from shelflist.core.fields import Fields, FieldType
 from shelflist.core.filters.compiler import FilterCompiler
 from shelflist.stores.qdrant.points import (
     PRESENT,
+    READABLE,
     STATUS,
-    is_parted,
     match_value,
     order_parts,
     part_key,
@@ -26,6 +26,8 @@ Condition = Any
 """A `models.Condition`: a `Filter` or one of the leaves."""
 
 _NEVER = "no point has this status"
+_STEP = 8
+"""Ints to 2^53 of which any JSON reader takes a float exactly, however it rounds: ten times 8 is a multiple of 16."""
 
 
 class QdrantFilters(FilterCompiler[Condition]):
@@ -64,7 +66,7 @@ class QdrantFilters(FilterCompiler[Condition]):
             return self.nothing()
         if kind is FieldType.BOOL:  # `any` takes texts and ints
             return self.any_of([self.match(value_key(name), one) for one in values])
-        return self._models.FieldCondition(key=value_key(name), match=self._models.MatchAny(any=values))
+        return self._any(value_key(name), values)
 
     def not_in(self, name: str, kind: FieldType, value: Any) -> Condition:
         return self.none_of(self.is_in(name, kind, value))
@@ -76,20 +78,28 @@ class QdrantFilters(FilterCompiler[Condition]):
         return self.match(PRESENT, name)  # `is_empty` takes an empty list for a missing one
 
     def less(self, name: str, kind: FieldType, value: Any) -> Condition:
+        if kind is FieldType.INT:
+            return self._at_most(name, value - 1)
         return self._ordered(name, kind, value, self._below, self._below)
 
     def less_or_equal(self, name: str, kind: FieldType, value: Any) -> Condition:
+        if kind is FieldType.INT:
+            return self._at_most(name, value)
         return self._ordered(name, kind, value, self._below, lambda key, to: self._range(key, lte=to))
 
     def greater(self, name: str, kind: FieldType, value: Any) -> Condition:
+        if kind is FieldType.INT:
+            return self._at_least(name, value + 1)
         return self._ordered(name, kind, value, self._above, self._above)
 
     def greater_or_equal(self, name: str, kind: FieldType, value: Any) -> Condition:
+        if kind is FieldType.INT:
+            return self._at_least(name, value)
         return self._ordered(name, kind, value, self._above, lambda key, to: self._range(key, gte=to))
 
     def between(self, name: str, kind: FieldType, value: Any) -> Condition:
         low, high = value
-        if not is_parted(kind):
+        if kind is FieldType.INT and low >= -READABLE and high <= READABLE:
             return self._range(value_key(name), gte=low, lte=high)
         return self.all_of([self.greater_or_equal(name, kind, low), self.less_or_equal(name, kind, high)])
 
@@ -112,8 +122,6 @@ class QdrantFilters(FilterCompiler[Condition]):
         at_last: Callable[[str, int], Condition],
     ) -> Condition:
         """Lexicographic comparison of a field's parts with those of the value; `at_last` compares the last of them."""
-        if not is_parted(kind):
-            return at_last(value_key(name), value)
         parts = order_parts(kind, value)
 
         def compared(start: int, end: int) -> Condition:
@@ -126,6 +134,20 @@ class QdrantFilters(FilterCompiler[Condition]):
             return self.any_of([compared(start, middle), self.all_of([*same, compared(middle, end)])])
 
         return compared(0, len(parts))
+
+    def _at_most(self, name: str, value: int) -> Condition:
+        """An int field is at most this; the few ints beyond the last bound that is read exactly are named one by one."""
+        key, bound = value_key(name), value if abs(value) <= READABLE else value // _STEP * _STEP
+        beyond = [self._any(key, range(bound + 1, value + 1))] if bound < value else []
+        return self.any_of([self._range(key, lte=bound), *beyond])
+
+    def _at_least(self, name: str, value: int) -> Condition:
+        key, bound = value_key(name), value if abs(value) <= READABLE else -(-value // _STEP) * _STEP
+        beyond = [self._any(key, range(value, bound))] if value < bound else []
+        return self.any_of([self._range(key, gte=bound), *beyond])
+
+    def _any(self, key: str, values: Iterable[Any]) -> Condition:
+        return self._models.FieldCondition(key=key, match=self._models.MatchAny(any=list(values)))
 
     def _same_part(self, name: str, position: int, part: int) -> Condition:
         # By range, because the index of the first part knows ranges only.

@@ -2,6 +2,9 @@
 
 Of text, floats and datetimes a filter asks for order, and Qdrant orders numbers only, as float64. So each such value is
 also written as a sequence of ints that fit a float64 and compare, one after the other, as the values do.
+
+The bounds of a range are sent with a point, and a server whose JSON reader takes a float in two steps (the digits, then a
+power of ten) reads 9007199254740991.0 as one less. Ints up to READABLE are read as they are by any.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ DENSE = "dense"
 SPARSE = "bm25_average_"
 """Name of the sparse vector, before the average length that its weights were computed with."""
 
+READABLE = 2**49
+"""Ints up to this are read exactly as a float of JSON: with the ".0" their digits are an int below 2^53."""
+
 AVERAGE_LENGTH = 128
 """Terms of an average chunk, for BM25. Fixed when a collection is made, and written into the name of its vector: weights
 are computed as points come in, and a moving average would weigh old and new points differently. Chunks of the test data
@@ -31,7 +37,7 @@ have 78 to 126; nDCG@10 with 30 / 60 / 100 / 160 / their own average is .903 / .
 STATUS, TENANT, DOCUMENT, CHUNK, PRESENT = "index_status", "tenant_id", "document_id", "chunk_id", "present_fields"
 
 _K1, _B = 1.2, 0.75
-_BYTES = 6
+_BYTES = 5
 _LOW_BITS = 32
 _SHORT = 256
 _PARTED = frozenset({FieldType.STR, FieldType.FLOAT, FieldType.DATETIME})
@@ -74,7 +80,7 @@ def match_value(kind: FieldType, value: Any) -> Any:
 
 
 def order_parts(kind: FieldType, value: Any) -> list[int]:
-    """The ints, each below 2^53, whose lexicographic order is the order of the values."""
+    """The ints, each READABLE, whose lexicographic order is the order of the values."""
     if kind is FieldType.STR:
         return _text_parts(value)
     whole = _ordered_bits(value) if kind is FieldType.FLOAT else int(value)
@@ -82,7 +88,7 @@ def order_parts(kind: FieldType, value: Any) -> list[int]:
 
 
 def _text_parts(text: str) -> list[int]:
-    """Six bytes of UTF-8 and their number in each int. The last has fewer than six, so that no sequence begins another."""
+    """Five bytes of UTF-8 and their number in each int. The last has fewer than five, so that no sequence begins another."""
     data = text.encode()
     return [
         int.from_bytes(data[at : at + _BYTES].ljust(_BYTES, b"\0")) << 3 | len(data[at : at + _BYTES])
