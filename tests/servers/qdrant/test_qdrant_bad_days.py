@@ -38,6 +38,7 @@ from shelflist.core.fields import Fields
 from shelflist.core.types import Flat, Hnsw
 from shelflist.stores import _connect
 from shelflist.stores.protocol import GenerationSpec, Scope
+from shelflist.stores.qdrant.client import Refusal, RequestRefused
 from shelflist.stores.qdrant.schema import collection_options, payload_indexes
 from shelflist.stores.qdrant.store import QdrantStore
 from shelflist.testing.points import make_points, point_id
@@ -194,9 +195,10 @@ def test_a_full_disk(status: int, text: str) -> None:
         (429, "Rate limiting exceeded: Write rate limit exceeded", StoreUnavailable),
         (503, "Service unavailable", StoreUnavailable),
         (504, "Timeout: Operation 'Create' timed out", StoreTimeout),
-        (500, "Service internal error: task panicked", StoreError),
-        (400, "Wrong input: Vector dimension error", StoreError),
-        (403, 'Forbidden: Limit exceeded 11 > 10 for "limit". Help: Reduce the "limit" parameter.', StoreError),
+        (500, "Service internal error: 1 of 1 read operations failed", StoreUnavailable),
+        (400, "Wrong input: Vector dimension error", RequestRefused),
+        (409, "Wrong input: Collection `x` already exists!", Refusal),
+        (403, 'Forbidden: Limit exceeded 11 > 10 for "limit". Help: Reduce the "limit" parameter.', RequestRefused),
     ],
 )
 def test_what_the_server_says_is_passed_on(status: int, text: str, kind: type[StoreError]) -> None:
@@ -243,11 +245,11 @@ def test_no_tls_to_a_server_that_wants_it() -> None:
 
 
 class Troubled(Reimplementation):
-    """Refuses upserts: the next `failures` of them with a status, or each that holds the point `bad`."""
+    """Refuses upserts: the next `failures` of them with a status or an error, or each that holds the point `bad`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.failures: list[int] = []
+        self.failures: list[int | Exception] = []
         self.bad: str | None = None
         self.sizes: list[int] = []
 
@@ -259,10 +261,12 @@ class Troubled(Reimplementation):
             self.refuse(400)
         return self.__getattr__("upsert")(collection_name, points, **options)
 
-    def refuse(self, status: int) -> None:
+    def refuse(self, status: int | Exception) -> None:
         import httpx
         from qdrant_client.http.exceptions import UnexpectedResponse
 
+        if isinstance(status, Exception):
+            raise status
         raise UnexpectedResponse(status, "", json.dumps(said("not this one")).encode(), httpx.Headers())
 
 
@@ -303,6 +307,58 @@ def test_too_large_a_request_is_halved(store: QdrantStore, troubled: Troubled) -
     result = store.upsert(SPEC, make_points("p", 100, seed=1))
     assert len(result.stored) == 100 and not result.failed
     assert troubled.sizes == [100, 50, 50]
+
+
+def grpc_error(code: str, details: str) -> Exception:
+    import grpc
+
+    class Told(grpc.RpcError):  # type: ignore[misc]
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode[code]
+
+        def details(self) -> str:
+            return details
+
+    return Told()
+
+
+@pytest.mark.parametrize("trouble", [500, "INTERNAL", "UNKNOWN"])
+def test_a_server_in_trouble_is_no_bad_point(store: QdrantStore, troubled: Troubled, trouble: int | str) -> None:
+    """A cluster answers so while it chooses a leader: what goes away is waited for, what does not is the error."""
+    store.create(SPEC)
+    points = make_points("p", 300, seed=1)
+    text = "Service internal error: The replica set for shard 0 has no active replica"
+    error = trouble if isinstance(trouble, int) else grpc_error(trouble, text)
+    troubled.failures = [error] * 2
+    assert len(store.upsert(SPEC, points).stored) == 300 and troubled.sizes == [300] * 3
+    troubled.failures, troubled.sizes = [error] * 1_000, []
+    with pytest.raises(StoreUnavailable, match="failed"):
+        store.upsert(SPEC, points)
+    assert troubled.sizes == [300] * 5
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        ("OUT_OF_RANGE", "Error, decoded message length too large: found 34 bytes, the limit is: 32 bytes"),
+        ("RESOURCE_EXHAUSTED", "Sent message larger than max (34 vs. 32)"),
+        ("INVALID_ARGUMENT", "Wrong input: Vector dimension error: expected dim: 16, got 15"),
+    ],
+)
+def test_what_grpc_does_not_take_is_halved(store: QdrantStore, troubled: Troubled, code: str, details: str) -> None:
+    store.create(SPEC)
+    troubled.failures = [grpc_error(code, details)]
+    assert len(store.upsert(SPEC, make_points("p", 100, seed=1)).stored) == 100
+    assert troubled.sizes == [100, 50, 50]
+
+
+def test_what_is_refused_whoever_asks_is_not_halved(store: QdrantStore, troubled: Troubled) -> None:
+    store.create(SPEC)
+    for status in (401, 403, 405, 409):
+        troubled.failures, troubled.sizes = [status], []
+        with pytest.raises(StoreError):
+            store.upsert(SPEC, make_points("p", 100, seed=1))
+        assert troubled.sizes == [100]
 
 
 def test_a_restart_in_the_middle_of_a_load(

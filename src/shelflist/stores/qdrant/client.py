@@ -35,15 +35,21 @@ API, the IDF modifier and `is_tenant` are older. Of newer servers it uses ACORN 
 _FULL = ("no space left", "insufficient storage", "not enough disk", "out of disk", "available disk space")
 _STRICT = " Help: "
 """In what strict mode refuses, which 1.13 calls forbidden and later servers a bad request."""
+_LARGE = "message larger than max"
+"""How gRPC says it of its own accord; the server says OUT_OF_RANGE."""
 _TLS = ("ssl", "wrong_version_number", "certificate", "tls")
 
 
-class NoSuchCollection(StoreError):
+class Refusal(StoreError):
+    """The server is there and says no."""
+
+
+class NoSuchCollection(Refusal):
     """The generation has no place in the store."""
 
 
-class RequestTooLarge(StoreError):
-    """The server takes smaller requests only."""
+class RequestRefused(Refusal):
+    """The server does not take what is in this request; it may take a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +178,7 @@ class Connection:
             # The client checks some requests itself, and raises ValueError.
             if "not found" in str(error).lower():
                 return self._missing(str(error))
-            return self._failed(str(error))
+            return RequestRefused(self._refused(str(error)))
         return None
 
     def _of_grpc(self, error: Exception) -> StoreError:
@@ -188,7 +194,12 @@ class Connection:
             case StatusCode.UNAUTHENTICATED | StatusCode.PERMISSION_DENIED:
                 return self._of_status(401, text)
             case StatusCode.RESOURCE_EXHAUSTED:
-                return self._of_status(507 if _says(text, _FULL) else 429, text)
+                status = 507 if _says(text, _FULL) else 413 if _LARGE in text else 429
+                return self._of_status(status, text)
+            case StatusCode.INVALID_ARGUMENT:
+                return self._of_status(400, text)
+            case StatusCode.ALREADY_EXISTS | StatusCode.FAILED_PRECONDITION | StatusCode.UNIMPLEMENTED:
+                return self._of_status(409, text)
             case StatusCode.NOT_FOUND:
                 return self._of_status(404, text)
             case StatusCode.OUT_OF_RANGE:
@@ -211,16 +222,24 @@ class Connection:
             case 408 | 504:
                 return self._timeout()
             case 413:
-                return RequestTooLarge(f"{at} takes no request of this size: {text}")
+                return RequestRefused(f"{at} takes no request of this size: {text}")
+            case 400 | 403 | 422:
+                return RequestRefused(self._refused(text))
             case 429:
                 return StoreUnavailable(f"{at} asks to wait, as its rate limit is reached: {text}. Try again later.")
             case 502 | 503:
                 return self._unreachable(text)
-        return self._failed(text)
+        if status >= 500:
+            # A cluster that chooses a leader, or whose replica is away, answers so.
+            return StoreUnavailable(f"{at} failed: {text}. Look at its log, then run the same command again.")
+        return Refusal(self._refused(text))
 
-    def failure(self, text: str) -> StoreError:
-        """What the server itself calls a failure."""
-        return self._of_status(500, text)
+    def unhealthy(self, name: str, reason: object) -> StoreError:
+        """What the server itself calls the failure of a collection."""
+        text = self.server.hidden(f"{name} is not healthy, {reason}")
+        if _says(text, _FULL):
+            return self._of_status(507, text)
+        return StoreError(f"Qdrant at {self.server.address}: {text}. Look at its log, then run the same command again.")
 
     def _timeout(self) -> StoreTimeout:
         return StoreTimeout(
@@ -251,8 +270,8 @@ class Connection:
             f"({type(cause).__name__}). Check host and port; servers {shown(OLDEST)} to {shown(NEWEST)} are supported."
         )
 
-    def _failed(self, text: str) -> StoreError:
-        return StoreError(f"Qdrant at {self.server.address} refused or failed: {self.server.hidden(text)}")
+    def _refused(self, text: str) -> str:
+        return f"Qdrant at {self.server.address} refused: {self.server.hidden(text)}"
 
 
 def check_options(place: StoreUrl, names: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from shelflist.config import StoreUrl
 from shelflist.core.capabilities import Capabilities
-from shelflist.core.errors import StoreDenied, StoreError, StoreFull, StoreTimeout, Transient
+from shelflist.core.errors import StoreError, StoreTimeout
 from shelflist.core.filters.nodes import Operator
 from shelflist.core.transaction import Database
 from shelflist.core.types import (
@@ -37,7 +37,15 @@ from shelflist.engine.exact import prepared
 from shelflist.engine.keywords import Analyzer
 from shelflist.stores import _connect
 from shelflist.stores.protocol import GenerationSpec, Scope, Tell, checked_vectors
-from shelflist.stores.qdrant.client import NEWEST, OLDEST, Connection, NoSuchCollection, check_options, shown
+from shelflist.stores.qdrant.client import (
+    NEWEST,
+    OLDEST,
+    Connection,
+    NoSuchCollection,
+    RequestRefused,
+    check_options,
+    shown,
+)
 from shelflist.stores.qdrant.points import (
     CHUNK,
     DENSE,
@@ -177,11 +185,7 @@ class QdrantStore:
         try:
             self._send(spec, points, vectors, average)
             return [point.point_id for point in points]
-        except (StoreDenied, StoreFull, NoSuchCollection):
-            raise
-        except StoreError as error:
-            if isinstance(error, Transient):
-                raise
+        except RequestRefused as error:
             if len(points) == 1:
                 failed[points[0].point_id] = str(error)
                 return []
@@ -294,7 +298,7 @@ class QdrantStore:
             if info.status == models.CollectionStatus.GREEN:
                 return
             if info.status == models.CollectionStatus.RED:
-                raise self._connection.failure(f"{spec.name} is not healthy, {info.optimizer_status}")
+                raise self._connection.unhealthy(spec.name, info.optimizer_status)
             if info.status == models.CollectionStatus.GREY and not started:
                 # After a restart they wait for a reason to start. Only once: telling them stops what they are at.
                 self._start_optimizers(spec)
