@@ -12,14 +12,17 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import engines
 import numpy as np
 import pytest
+from places import Place
 from qdrant_engine import Reimplementation
 
 from shelflist.config import parse_url
@@ -211,12 +214,49 @@ def test_what_the_server_says_is_passed_on(status: int, text: str, kind: type[St
     assert kind is StoreTimeout or text in str(caught.value)
 
 
-def test_somebody_else_answers() -> None:
-    with fake_server(lambda method, path: (200, "<html>It works!</html>")) as url:
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, "<html>It works!</html>"),
+        (200, {"title": "something", "version": "main"}),
+        (404, "not found"),
+        (404, said("Not found")),
+        (400, "Client sent an HTTP request to an HTTPS server."),
+        (405, "Method Not Allowed"),
+        (302, ""),
+    ],
+)
+def test_somebody_else_answers(status: int, body: Any, folder: Path) -> None:
+    """Whatever they answer to it: no collection is missing, and nothing is made beside them."""
+    asked: list[str] = []
+
+    def answer(method: str, path: str) -> Answer:
+        asked.append(path)
+        return status, body
+
+    with fake_server(answer) as url:
         store = store_at(url)
-        with pytest.raises(StoreError, match="is not Qdrant"):
+        with pytest.raises(StoreError, match=f"What answers at {url} is not Qdrant.*Check host and port") as caught:
             store.read_marker("docs")
         store.close()
+        assert asked == ["/"] and not isinstance(caught.value, Transient) and "repair" not in str(caught.value)
+        with pytest.raises(StoreError, match="is not Qdrant"):
+            Place(url, f"sqlite:{folder / 'ledger.db'}").given()
+    assert not list(folder.iterdir())
+
+
+def test_somebody_else_answers_over_grpc() -> None:
+    import grpc
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    store = store_at(f"qdrant://127.0.0.1:1?grpc_port={port}&timeout=5")
+    with pytest.raises(StoreError, match="is not Qdrant") as caught:
+        store.read_marker("docs")
+    store.close()
+    server.stop(0).wait()
+    assert not isinstance(caught.value, Transient)
 
 
 def test_a_server_that_is_too_old() -> None:

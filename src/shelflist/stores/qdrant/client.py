@@ -79,20 +79,29 @@ class Connection:
             if self._current is None or self._current[0] != os.getpid():
                 client = self._open_client()
                 try:
-                    with self.errors_named():
-                        told = client.info().version
-                        version = _version(told)
-                        if version < OLDEST:
-                            raise StoreError(
-                                f"Qdrant at {self.server.address} is version {told}; Shelflist needs {shown(OLDEST)} or "
-                                "newer. Upgrade it, one minor version at a time."
-                            )
+                    version = self._checked_version(client)
                 except BaseException:
                     with suppress(Exception):
                         client.close()
                     raise
                 self._current = (os.getpid(), Connected(client, version))
             return self._current[1]
+
+    def _checked_version(self, client: QdrantClient) -> tuple[int, int]:
+        try:
+            with self.errors_named():
+                told = client.info().version
+                version = _version(told)
+        except Refusal as error:  # Qdrant tells it to everybody
+            cause = error.__cause__
+            status = getattr(cause, "status_code", None)
+            raise self._stranger(type(cause).__name__ if status is None else f"HTTP {status}") from error
+        if version < OLDEST:
+            raise StoreError(
+                f"Qdrant at {self.server.address} is version {told}; Shelflist needs {shown(OLDEST)} or newer. Upgrade "
+                "it, one minor version at a time."
+            )
+        return version
 
     def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the client, its errors turned into ours; again while they are transient.
@@ -169,11 +178,11 @@ class Connection:
                 return self._timeout()
             if isinstance(cause, httpx.HTTPError):
                 return self._unreachable(f"{type(cause).__name__}: {cause}")
-            return self._stranger(cause)
+            return self._stranger(type(cause).__name__)
         if isinstance(error, grpc.RpcError):
             return self._of_grpc(error)
         if isinstance(error, JSONDecodeError):
-            return self._stranger(error)
+            return self._stranger(type(error).__name__)
         if isinstance(error, (ApiException, QdrantException, ValueError)):
             # The client checks some requests itself, and raises ValueError.
             if "not found" in str(error).lower():
@@ -264,10 +273,11 @@ class Connection:
             "To restore it from the ledger, run: shelflist repair"
         )
 
-    def _stranger(self, cause: Exception) -> StoreError:
+    def _stranger(self, reason: str) -> StoreError:
+        hint = "" if self.server.tls else " If it speaks TLS, add tls=1 to the URL."
         return StoreError(
             f"What answers at {self.server.address} is not Qdrant, or not a version that this client understands "
-            f"({type(cause).__name__}). Check host and port; servers {shown(OLDEST)} to {shown(NEWEST)} are supported."
+            f"({reason}). Check host and port; servers {shown(OLDEST)} to {shown(NEWEST)} are supported.{hint}"
         )
 
     def _refused(self, text: str) -> str:
