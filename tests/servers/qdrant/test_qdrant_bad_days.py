@@ -61,7 +61,7 @@ def store_at(url: str) -> QdrantStore:
 
 
 @contextmanager
-def fake_server(answer: Callable[[str, str], Answer | None]) -> Iterator[str]:
+def fake_server(answer: Callable[[str, str], Answer | None], host: str = "127.0.0.1") -> Iterator[str]:
     """An HTTP server that says it is Qdrant 1.18; `answer(method, path)` may give another (status, body)."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,11 +81,14 @@ def fake_server(answer: Callable[[str, str], Answer | None]) -> Iterator[str]:
 
         do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = respond
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    server = Server((host, 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"qdrant://127.0.0.1:{server.server_address[1]}"
+        yield f"qdrant://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()
@@ -467,6 +470,31 @@ def test_another_process_opens_its_own_client(monkeypatch: pytest.MonkeyPatch) -
     store.close()
     store.read_marker("docs")
     assert len(opened) == 3
+
+
+def on_six() -> bool:
+    with suppress(OSError), socket.socket(socket.AF_INET6) as listener:
+        listener.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.parametrize("grpc", [False, True], ids=["http", "grpc"])
+def test_an_address_of_ipv6(grpc: bool) -> None:
+    port = engines.free_port()
+    store = store_at(f"qdrant://[::1]:{port}?timeout=2" + (f"&grpc_port={port}" if grpc else ""))
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        store.read_marker("docs")
+    store.close()
+
+
+@pytest.mark.skipif(not on_six(), reason="there is no IPv6 here")
+def test_a_server_at_an_address_of_ipv6() -> None:
+    there = {"result": {"exists": False}, "status": "ok", "time": 0.0}
+    with fake_server(always(200, there), "::1") as url:
+        store = store_at(url)
+        assert "[::1]" in url and store.read_marker("docs") is None
+        store.close()
 
 
 @pytest.mark.parametrize("option", ["grpc_port=x", "grpc_port=0", "shards=-1", "replicas=1.5", "prefer=grpc"])

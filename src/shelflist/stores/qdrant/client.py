@@ -139,7 +139,7 @@ class Connection:
                 "ignore", message="Api key is used with an insecure connection", category=UserWarning
             )
             return QdrantClient(
-                host=server.host,
+                host=f"[{server.host}]" if ":" in server.host else server.host,  # it makes a URL of it as it is
                 port=server.port,
                 grpc_port=int(grpc_port or 6334),
                 prefer_grpc=grpc_port is not None,
