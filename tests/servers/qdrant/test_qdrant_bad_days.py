@@ -167,6 +167,7 @@ def test_a_server_that_does_not_answer(grpc: bool) -> None:
         (401, "Must provide an API key or an Authorization bearer token"),
         (401, "Invalid API key or JWT"),
         (403, said("Forbidden: Global write access is required")),
+        (403, said('Forbidden: Access to collection "docs" is required')),
     ],
 )
 def test_a_wrong_key(status: int, body: Any) -> None:
@@ -178,6 +179,19 @@ def test_a_wrong_key(status: int, body: Any) -> None:
     assert url in str(caught.value) and "SHELFLIST_API_KEY" in str(caught.value)
     assert SECRET not in str(caught.value)
     assert not isinstance(caught.value, Transient)
+
+
+@pytest.mark.parametrize(
+    "text", ["Write operations are forbidden", "Locked for the backup, until 4 o'clock", "<h1>403 Forbidden</h1>"]
+)
+def test_a_right_key_that_is_forbidden_something(text: str) -> None:
+    """A lock, or a proxy: the words are theirs, and no other key would help."""
+    with fake_server(always(403, said(text))) as url:
+        store = store_at(url)
+        with pytest.raises(StoreDenied) as caught:
+            store.create(SPEC)
+        store.close()
+    assert text in str(caught.value) and "forbids" in str(caught.value) and "API_KEY" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ API, the IDF modifier and `is_tenant` are older. Of newer servers it uses ACORN 
 _FULL = ("no space left", "insufficient storage", "not enough disk", "out of disk", "available disk space")
 _STRICT = " Help: "
 """In what strict mode refuses, which 1.13 calls forbidden and later servers a bad request."""
+_ACCESS = ("access", "api key", "api-key", "token", "jwt", "unauthorized")
+"""In what the server forbids because of the key, and not to everybody."""
 _LARGE = "message larger than max"
 """How gRPC says it of its own accord; the server says OUT_OF_RANGE."""
 _TLS = ("ssl", "wrong_version_number", "certificate", "tls")
@@ -200,8 +202,10 @@ class Connection:
                 return self._unreachable(text)
             case StatusCode.DEADLINE_EXCEEDED | StatusCode.CANCELLED:
                 return self._timeout()
-            case StatusCode.UNAUTHENTICATED | StatusCode.PERMISSION_DENIED:
+            case StatusCode.UNAUTHENTICATED:
                 return self._of_status(401, text)
+            case StatusCode.PERMISSION_DENIED:
+                return self._of_status(403, text)
             case StatusCode.RESOURCE_EXHAUSTED:
                 status = 507 if _says(text, _FULL) else 413 if _LARGE in text else 429
                 return self._of_status(status, text)
@@ -221,6 +225,10 @@ class Connection:
         if status == 507 or (status >= 500 and _says(text, _FULL)):
             return StoreFull(f"{at} has no space left: {text}. Free some, then run the same command again.")
         match status:
+            case 403 if _STRICT not in text and not _says(text, _ACCESS):
+                return StoreDenied(
+                    f"{at} forbids this: {text}. Look whether writes are locked there, or what stands between lets through."
+                )
             case 401 | 403 if _STRICT not in text:
                 return StoreDenied(
                     f"{at} refuses the API key ({text}). Give it as api_key= of the URL or in "
