@@ -177,6 +177,71 @@ def test_optimizers_that_wait_are_started_once(
     assert started == [SPEC.name] and not states
 
 
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("shelflist.stores.qdrant.store.time", clock)
+    return clock
+
+
+def tell(client: Flickering, monkeypatch: pytest.MonkeyPatch, state: Callable[[], tuple[str, Any]]) -> QdrantStore:
+    """A store of one second's patience with a request, whose collections are in a state: colour, and optimizers'."""
+    from qdrant_client import models
+
+    whole = client.get_collection
+
+    def info(name: str) -> Any:
+        colour, optimizers = state()
+        update = {"status": models.CollectionStatus(colour), "optimizer_status": optimizers}
+        return whole(name).model_copy(update=update)
+
+    monkeypatch.setattr(client, "get_collection", info, raising=False)
+    monkeypatch.setattr(client, "update_collection", lambda name, **_: None, raising=False)
+    opened: Any = client
+    return QdrantStore(_connect.server(parse_url("qdrant://in-memory?timeout=1"), port=6333), lambda: opened)
+
+
+def test_a_graph_that_takes_hours_is_waited_for(
+    store: QdrantStore, client: Flickering, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """A large one is built in one go: no number moves until it is there."""
+    tell(client, monkeypatch, lambda: ("yellow" if clock.now < 7_200 else "green", "ok")).build(SPEC)
+    assert clock.now >= 7_200
+
+
+def test_optimizers_that_do_not_start_are_not_waited_for(
+    store: QdrantStore, client: Flickering, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    with pytest.raises(StoreTimeout, match=r"is not being built.*grey.*run the same command again"):
+        tell(client, monkeypatch, lambda: ("grey", "ok")).build(SPEC)
+    assert 30 < clock.now < 90
+
+
+@pytest.mark.parametrize("colour", ["yellow", "grey", "red"])
+def test_optimizers_that_failed_are_not_waited_for(
+    store: QdrantStore, client: Flickering, monkeypatch: pytest.MonkeyPatch, clock: Clock, colour: str
+) -> None:
+    from qdrant_client import models
+
+    failed = models.OptimizersStatusOneOf1(error="cannot allocate memory")
+    with pytest.raises(StoreError, match=r"not healthy.*cannot allocate memory"):
+        tell(client, monkeypatch, lambda: (colour, failed)).build(SPEC)
+    assert clock.now == 0
+
+
 @pytest.mark.parametrize(("error", "kind"), [(refused(401), StoreDenied), (refused(400), StoreError)])
 def test_what_does_not_pass_is_asked_once(
     store: QdrantStore, client: Flickering, error: Exception, kind: type[StoreError]

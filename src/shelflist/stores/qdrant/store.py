@@ -76,6 +76,8 @@ _BYTES_PER_NUMBER = 20
 _IN_FLIGHT = 4
 _INSERT_ONLY = (1, 17)
 _FLUSH_PAUSE = 0.05
+_IDLE = 60.0
+"""Seconds that optimizers may take to begin."""
 
 
 class QdrantStore:
@@ -285,31 +287,32 @@ class QdrantStore:
         """Nothing waits: every write is visible when it returns, be it to a scan."""
 
     def build(self, spec: GenerationSpec) -> None:
-        """Wait for the optimizers, which build the graph; StoreTimeout when they get nowhere for ten times `timeout`."""
+        """Wait for the optimizers, which build the graph, as long as they are at work; StoreTimeout if they do not begin."""
         from qdrant_client import models
 
         seen: tuple[Any, ...] = ()
-        patience = 10 * self._server.timeout
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + _IDLE
         pause = _FLUSH_PAUSE
         started = False
         while True:
             info = self._connection.ask("get_collection", spec.name)
             if info.status == models.CollectionStatus.GREEN:
                 return
-            if info.status == models.CollectionStatus.RED:
+            failed = isinstance(info.optimizer_status, models.OptimizersStatusOneOf1)
+            if failed or info.status == models.CollectionStatus.RED:
                 raise self._connection.unhealthy(spec.name, info.optimizer_status)
             if info.status == models.CollectionStatus.GREY and not started:
                 # After a restart they wait for a reason to start. Only once: telling them stops what they are at.
                 self._start_optimizers(spec)
                 started = True
             now = (info.status, info.indexed_vectors_count, info.segments_count, info.points_count)
-            if now != seen:
-                seen, deadline = now, time.monotonic() + patience
+            # Yellow is at work, and a large graph is built for hours without any of the numbers moving.
+            if now != seen or info.status == models.CollectionStatus.YELLOW:
+                seen, deadline = now, time.monotonic() + _IDLE
             if time.monotonic() > deadline:
                 raise StoreTimeout(
-                    f"The index of {spec.name} at {self._server.address} made no progress in {patience:g} s; its status "
-                    f"is {info.status.value}. Look at the server's log, then run the same command again."
+                    f"The index of {spec.name} at {self._server.address} is not being built: its status is "
+                    f"{info.status.value}. Look at the server's log, then run the same command again."
                 )
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
