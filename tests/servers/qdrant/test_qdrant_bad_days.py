@@ -182,7 +182,7 @@ def test_a_wrong_key(status: int, body: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Write operations are forbidden", "Locked for the backup, until 4 o'clock", "<h1>403 Forbidden</h1>"]
+    "text", ["Storage locked: No access to writes until the backup is done", "<h1>403 Forbidden</h1>"]
 )
 def test_a_right_key_that_is_forbidden_something(text: str) -> None:
     """A lock, or a proxy: the words are theirs, and no other key would help."""
@@ -379,7 +379,7 @@ def grpc_error(code: str, details: str) -> Exception:
     return Told()
 
 
-@pytest.mark.parametrize("trouble", [500, "INTERNAL", "UNKNOWN"])
+@pytest.mark.parametrize("trouble", [500, "INTERNAL", "UNKNOWN", "FAILED_PRECONDITION"])
 def test_a_server_in_trouble_is_no_bad_point(store: QdrantStore, troubled: Troubled, trouble: int | str) -> None:
     """A cluster answers so while it chooses a leader: what goes away is waited for, what does not is the error."""
     store.create(SPEC)
@@ -411,7 +411,7 @@ def test_what_grpc_does_not_take_is_halved(store: QdrantStore, troubled: Trouble
 
 def test_what_is_refused_whoever_asks_is_not_halved(store: QdrantStore, troubled: Troubled) -> None:
     store.create(SPEC)
-    for status in (401, 403, 405, 409):
+    for status in (401, 403, 405, 409, grpc_error("FAILED_PRECONDITION", "Storage locked: for the backup")):
         troubled.failures, troubled.sizes = [status], []
         with pytest.raises(StoreError):
             store.upsert(SPEC, make_points("p", 100, seed=1))

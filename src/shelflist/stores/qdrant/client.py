@@ -37,6 +37,7 @@ _STRICT = " Help: "
 """In what strict mode refuses, which 1.13 calls forbidden and later servers a bad request."""
 _ACCESS = ("access", "api key", "api-key", "token", "jwt", "unauthorized")
 """In what the server forbids because of the key, and not to everybody."""
+_LOCKED = "Storage locked"
 _LARGE = "message larger than max"
 """How gRPC says it of its own accord; the server says OUT_OF_RANGE."""
 _TLS = ("ssl", "wrong_version_number", "certificate", "tls")
@@ -211,8 +212,10 @@ class Connection:
                 return self._of_status(status, text)
             case StatusCode.INVALID_ARGUMENT:
                 return self._of_status(400, text)
-            case StatusCode.ALREADY_EXISTS | StatusCode.FAILED_PRECONDITION | StatusCode.UNIMPLEMENTED:
+            case StatusCode.ALREADY_EXISTS | StatusCode.UNIMPLEMENTED:
                 return self._of_status(409, text)
+            case StatusCode.FAILED_PRECONDITION if _LOCKED in text:
+                return self._of_status(403, text)
             case StatusCode.NOT_FOUND:
                 return self._of_status(404, text)
             case StatusCode.OUT_OF_RANGE:
@@ -225,7 +228,7 @@ class Connection:
         if status == 507 or (status >= 500 and _says(text, _FULL)):
             return StoreFull(f"{at} has no space left: {text}. Free some, then run the same command again.")
         match status:
-            case 403 if _STRICT not in text and not _says(text, _ACCESS):
+            case 403 if _LOCKED in text or not (_STRICT in text or _says(text, _ACCESS)):
                 return StoreDenied(
                     f"{at} forbids this: {text}. Look whether writes are locked there, or what stands between lets through."
                 )
