@@ -11,8 +11,9 @@ from counting import CountingEmbedder
 
 import shelflist
 from shelflist import Chunk, Collection, Document, F, Hnsw, Progress, SearchParams
+from shelflist.engine import planner
 from shelflist.engine.columns import Columns
-from shelflist.engine.codes import Codes
+from shelflist.engine.graph import Graph
 from shelflist.stores._vector_cache import VectorCache
 
 DIMENSIONS = 40
@@ -136,12 +137,13 @@ def test_why_shows_what_the_index_misses(tmp_path: Path, monkeypatch: pytest.Mon
         docs.wait_for_build()
         (found,) = docs.why("d7", "text 7")["chunks"]
         assert found["exact_rank"] == found["dense_rank"] == 1
-        whole = Codes.nearest  # what ranks a hundred of five hundred
-        monkeypatch.setattr(Codes, "nearest", lambda *asked: whole(*asked)[1:])
+        monkeypatch.setattr(planner, "_EFFORT_COST", 0)  # else a hundred of five hundred are found without it
+        whole = Graph.nearest
+        monkeypatch.setattr(Graph, "nearest", lambda *asked: whole(*asked)[1:])
         told = docs.why("d7", "text 7")
         (missed,) = told["chunks"]
         assert missed["exact_rank"] == 1 and missed["dense_rank"] is None
-        assert "codes of 500 rows" in told["plan"]
+        assert "graph of 500 rows" in told["plan"]
 
 
 def test_a_field_declared_after_the_snapshot_is_answered_too(place: Path) -> None:
