@@ -386,13 +386,15 @@ class Collection:
         require_whole("sample", sample, least=0)
         return self._maintenance(progress).verify(sample)
 
-    def repair(self, *, progress: ProgressListener | None = None) -> dict[str, Any]:
-        """Restore from the ledger what `verify` misses, delete what it must not have, rebuild damaged caches.
+    def repair(self, sample: int = 1_000, *, progress: ProgressListener | None = None) -> dict[str, Any]:
+        """Restore from the ledger what `verify` misses, delete what it must not have, rebuild damaged caches. `sample`: how
+        many vectors are compared.
 
         `actions` says what was done, in sentences. TenantForbidden on a collection bound to a tenant.
         """
         self._whole("repair")
-        return self._maintenance(progress).repair()
+        require_whole("sample", sample, least=0)
+        return self._maintenance(progress).repair(sample)
 
     def wait_for_build(self, *, progress: ProgressListener | None = None) -> None:
         """Return when the vector index that a pass has begun to build aside is built. Searches answer without it; `close`

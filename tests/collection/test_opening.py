@@ -445,6 +445,9 @@ class TestVerifyAndRepair:
         docs = directory.given()
         verdict = docs.verify()
         assert not verdict["ok"] and len(verdict["vectors_different"]) == 1
+        assert docs.repair(sample=0)["actions"] == []  # none is compared, so none is found
+        assert docs.repair(sample=2)["restored" if directory.apart else "lost"]
+        assert docs.verify()["ok"]
 
     def test_a_vector_of_not_a_number(self, directory: Place) -> None:
         docs = directory.open(fields={"n": int, "tags": list[str]})

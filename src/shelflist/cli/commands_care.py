@@ -12,6 +12,7 @@ from shelflist.cli.progress import progress_listener
 
 _SHOWN = 10
 _DIFFERENCES_FOUND = 3
+_REPAIR_SAMPLE = 1_000
 
 
 @click.command("verify", short_help="Compare ledger, store and vectors; exit code 3 if they differ.")
@@ -33,12 +34,12 @@ def verify_command(invocation: Invocation, sample: int) -> None:
     if invocation.as_json:
         print_json({"collection": name, **found})
     else:
-        _print(found)
+        _print(found, sample)
     if not found["ok"]:
         raise click.exceptions.Exit(_DIFFERENCES_FOUND)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: dict[str, Any], sample: int) -> None:
     say(f"Ledger     {counted(found['ledger'], 'chunk')} expected")
     say(f"Store      {counted(found['store'], 'chunk')} found")
     say(f"Vectors    {found['vectors_checked']:,} compared")
@@ -68,13 +69,20 @@ def _print(found: dict[str, Any]) -> None:
     if found["ok"]:
         say("What is searched is what was written.", fg="green")
     else:
-        say("Put it right with: shelflist repair")
+        say(f"Put it right with: shelflist repair{f' --sample {sample}' if sample > _REPAIR_SAMPLE else ''}")
 
 
 @click.command("repair", short_help="Put right what verify finds.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=0),
+    default=_REPAIR_SAMPLE,
+    show_default=True,
+    help="How many vectors to compare.",
+)
 @click.option("--emptied", is_flag=True, help="The store has lost the whole collection: fill it again from the ledger.")
 @collection_options
-def repair_command(invocation: Invocation, emptied: bool) -> None:
+def repair_command(invocation: Invocation, sample: int, emptied: bool) -> None:
     """Restore what `verify` misses from the ledger, delete what must not be there, rebuild damaged caches.
 
     Neither the sources nor, as far as vectors are cached, the embedder are asked again. A store that has nothing of the
@@ -86,7 +94,7 @@ def repair_command(invocation: Invocation, emptied: bool) -> None:
     """
     with invocation.collection(emptied=emptied) as collection:
         with progress_listener() as listen:
-            done = collection.repair(progress=listen)
+            done = collection.repair(sample, progress=listen)
             collection.wait_for_build(progress=listen)
         name = collection.name
     if invocation.as_json:

@@ -93,8 +93,9 @@ class Maintenance:
             "snapshot_ok": snapshot_ok,
         }
 
-    def repair(self) -> dict[str, Any]:
-        """Finish, purge, restore missing points from the ledger, delete ghosts, rebuild damaged caches."""
+    def repair(self, sample: int) -> dict[str, Any]:
+        """Finish, purge, restore missing points from the ledger, delete ghosts, rebuild damaged caches; `sample`: how many
+        vectors are compared."""
         actions: list[str] = []
         report = SyncReport()
         self._store.create(self._spec)  # somebody may have dropped it
@@ -107,7 +108,7 @@ class Maintenance:
         purged = self._writer.purge()
         if purged:
             actions.append(f"{purged} condemned chunks purged")
-        found = self.verify(sample=1_000)
+        found = self.verify(sample)
         ghosts = [bytes.fromhex(one) for one in found["ghosts"]]
         wrong = [bytes.fromhex(one) for one in found["vectors_different"]]
         hidden = [bytes.fromhex(one) for one in found["hidden"] if one not in found["vectors_different"]]
