@@ -104,7 +104,7 @@ class FakeCollection:
         found = {"ok": True, "ledger": 7, "store": 7, "missing": [], "ghosts": [], "vectors_checked": 7}
         return self._answer("verify", {**found, "vectors_different": [], "condemned": 0, "keywords_ok": True}, sample)
 
-    def repair(self, *, progress: Any = None) -> dict[str, Any]:
+    def repair(self, sample: int, *, progress: Any = None) -> dict[str, Any]:
         return self._answer("repair", {"actions": ["2 ghosts deleted from the store"], "lost": []})
 
     def purge(self) -> int:
