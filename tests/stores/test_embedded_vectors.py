@@ -26,7 +26,8 @@ from shelflist.core.fields import Fields
 from shelflist.core.filters import F, prepare
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Metric, Point, SearchParams, Vector
 from shelflist.engine import planner
-from shelflist.stores import _compaction
+from shelflist.engine.exact import prepared
+from shelflist.stores import _compaction, _vector_cache
 from shelflist.stores.embedded import EmbeddedStore
 from shelflist.stores.protocol import GenerationSpec, Scope
 from shelflist.testing.points import point_id
@@ -218,6 +219,40 @@ def test_a_reader_of_an_older_moment_sees_that_moment(store: EmbeddedStore, plac
         assert other.count(SPEC, Scope()) == 600
         assert ids(other, vector_of(5), exact=True)[0] == point_id("5")
     assert ids(other, vector_of(5), exact=True)[0] != point_id("5")
+    other.close()
+
+
+def test_an_interrupt_while_catching_up_leaves_nothing_behind(
+    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_vector_cache, "_FETCHED", 8)
+    other = EmbeddedStore(place)
+    written(other, range(600, 610))
+    assert store.count(SPEC, Scope()) == 610
+    with store.database.read() as tx:
+        before, _ = store._vectors.matching(tx, SPEC, Scope())
+    shown = (before.rows.copy(), before.ids.copy(), before.view.newer.copy())
+    written(other, range(610, 640))
+    parts = 0
+
+    def interrupted(vectors: Vector, metric: Metric) -> Vector:
+        nonlocal parts
+        parts += 1
+        if parts == 2:
+            raise KeyboardInterrupt
+        return prepared(vectors, metric)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(_vector_cache, "prepared", interrupted)
+        store.count(SPEC, Scope())
+    for exact in (False, True):
+        found = ids(store, vector_of(612), exact=exact, limit=640)
+        assert len(found) == len(set(found))
+        assert found[0] == point_id("612")
+    assert len(ids(store, vector_of(612), exact=True, limit=1_000)) == 640
+    assert store.count(SPEC, Scope()) == 640
+    for now, then in zip((before.rows, before.ids, before.view.newer), shown, strict=True):
+        np.testing.assert_array_equal(now, then)
     other.close()
 
 

@@ -47,6 +47,11 @@ class _Newer:
     def vectors(self) -> Vector:
         return self._vectors[: self.used - self._before]
 
+    def begin_at(self, count: int) -> None:
+        """Go on after the first `count`, which is as far as anybody was shown: what an attempt that was interrupted has left
+        behind them is written over."""
+        self.used = count
+
     def reserve(self, more: int) -> None:
         # Growing makes new arrays: another thread may be reading the old ones.
         needed = self.used + more
@@ -204,6 +209,7 @@ class VectorCache:
 
     def _caught_up(self, tx: SqliteTransaction, old: State, newer: _Newer, stored: _Stored) -> _Known:
         name = self._spec.name
+        newer.begin_at(len(old.rows))
         if stored.last_row > old.last_row:
             first = (old.last_row,)
             (count,) = tx.execute(f"SELECT count(*) FROM {name} p WHERE p.row > ? AND {_LIVING}", first).fetchone()
