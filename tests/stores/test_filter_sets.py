@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 
 from shelflist.core.fields import Fields
-from shelflist.core.filters import F, prepare
+from shelflist.core.filters import F, Filter, prepare
 from shelflist.core.types import Point, SearchParams
+from shelflist.database import SqliteTransaction
 from shelflist.stores import _vector_cache
+from shelflist.stores._sql import compile_sql
+from shelflist.stores._vector_cache import VectorCache
 from shelflist.stores.embedded import EmbeddedStore
 from shelflist.stores.protocol import GenerationSpec, Scope
 from shelflist.testing.points import point_id
@@ -75,3 +80,63 @@ def test_a_write_does_not_make_them_more(store: EmbeddedStore) -> None:
     for group in range(5):
         assert len(search(store, group)) == ROWS // 10 + (group == 3)
     assert len(sets(store)) == 5
+
+
+class Explained:
+    """A transaction that keeps what SQLite says of the statements on the points."""
+
+    def __init__(self, tx: SqliteTransaction) -> None:
+        self._tx = tx
+        self.writable = tx.writable
+        self.steps: list[str] = []
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        if "SELECT p.row FROM" in sql:
+            self.steps += [step for *_, step in self._tx.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+        return self._tx.execute(sql, parameters)
+
+
+@pytest.mark.parametrize(
+    ("filter", "tenant", "matching"),
+    [
+        (F("group") == 3, None, 4),
+        (F("group") >= 3, None, 28),
+        (F("tags").contains("even"), None, 20),
+        (F("tags").is_in(["even", "odd"]), None, 40),
+        (F("tags").not_in(["even"]), None, 20),
+        ((F("group") == 3) & F("tags").contains("odd"), None, 4),
+        (None, "b", 20),
+        (F("group") == 4, "a", 4),
+    ],
+    ids=str,
+)
+def test_after_a_write_a_condition_looks_at_the_new_rows_only(
+    folder: Path, filter: Filter | None, tenant: str | None, matching: int
+) -> None:
+    fields = Fields({"group": int, "tags": list[str]})
+    spec = GenerationSpec("sl_sets_2", 4, fields=fields, tenanted=True)
+
+    def tenants(number: int) -> Point:
+        one = point(number)
+        metadata = {**one.metadata, "tags": ["odd" if number % 2 else "even"]}
+        return replace(one, tenant_id="b" if number % 2 else "a", metadata=metadata)
+
+    opened = EmbeddedStore(folder / "index")
+    opened.create(spec)
+    cache = VectorCache(spec, folder / "index")
+    condition, values = "p.tenant_id = ?", [tenant]
+    if filter is not None:
+        text, some = compile_sql(prepare(filter, fields), fields, f"{spec.name}_lists")
+        condition, values = (f"{condition} AND ({text})", [tenant, *some]) if tenant else (text, some)
+    scope = Scope(tenant=tenant)
+    for start in (0, 20):
+        opened.upsert(spec, [tenants(number) for number in range(start, start + 20)])
+        with opened.database.read() as tx:
+            explained: Any = Explained(tx)
+            found = cache.matches(explained, cache.at(tx), condition, tuple(values), scope)
+    assert found.count == matching
+    of_points = [step for step in explained.steps if " p " in f"{step} "]
+    assert of_points == ["SEARCH p USING INTEGER PRIMARY KEY (rowid>?)"]
+    of_lists = [step for step in explained.steps if "_lists" in step]
+    assert all("row>?" in step for step in of_lists) and bool(of_lists) == ("tags" in str(filter))
+    opened.close()

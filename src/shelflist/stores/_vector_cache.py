@@ -273,8 +273,17 @@ class VectorCache:
     def _mask(
         self, tx: SqliteTransaction, state: State, condition: str, parameters: tuple[Any, ...], above: int
     ) -> npt.NDArray[np.bool_]:
-        newer, values = (" AND p.row > ?", (*parameters, above)) if above else ("", parameters)
-        found = tx.execute(f"SELECT p.row FROM {self._spec.name} p WHERE ({condition}){newer}", values)
+        name = self._spec.name
+        if above:
+            # Only the rows after `above` are looked at, in the lists too. Left the choice, SQLite reads all that the index of
+            # a field has of a value, or that a list has of a member: NOT INDEXED and IS TRUE leave it none.
+            found = tx.execute(
+                f"WITH {name}_lists AS (SELECT * FROM main.{name}_lists WHERE row > ?) "
+                f"SELECT p.row FROM {name} p NOT INDEXED WHERE p.row > ? AND ({condition}) IS TRUE",
+                (above, above, *parameters),
+            )
+        else:
+            found = tx.execute(f"SELECT p.row FROM {name} p WHERE ({condition})", parameters)
         rows = np.fromiter((row for (row,) in found), dtype=np.int64)
         positions, known = state.positions(rows)
         mask = np.zeros(state.view.count, np.bool_)
