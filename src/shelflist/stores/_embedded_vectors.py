@@ -15,10 +15,10 @@ from shelflist.core.log import log
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import SearchParams, Vector
 from shelflist.database import SqliteDatabase, SqliteTransaction
-from shelflist.engine.calibration import depth_for, samples_of
 from shelflist.engine.planner import Found, is_worth_packing, search
 from shelflist.engine.snapshot import SnapshotDamaged, check
-from shelflist.engine.view import Matches, View
+from shelflist.engine.view import Matches
+from shelflist.stores._packing import Packer
 from shelflist.stores._sql import compile_sql
 from shelflist.stores._vector_cache import State, VectorCache
 from shelflist.stores.protocol import GenerationSpec, Scope, Tell
@@ -31,8 +31,6 @@ _WARM = 2
 """A filter that is asked so often gets a packed copy of its codes."""
 _TOLD_EVERY = 0.1
 """Seconds between two reports to whoever waits for a snapshot."""
-_SAMPLES = 64
-"""Queries on which the depth of one filter is measured."""
 
 
 class EmbeddedVectors:
@@ -42,7 +40,7 @@ class EmbeddedVectors:
         self.path = path
         self._database = database
         self._own_lock = threading.RLock()
-        self._packing = threading.Lock()
+        self._packer = Packer()
         self._caches: dict[str, VectorCache] = {}
         self._building: dict[str, tuple[threading.Thread, Compaction]] = {}
         self._pid = os.getpid()
@@ -80,9 +78,7 @@ class EmbeddedVectors:
             and not (prepared.is_under_way or prepared.is_measured)
             and is_worth_packing(state.view, matches, params, spec.index)
         ):
-            prepared.is_under_way = True
-            pack = (state.view, matches, spec, self._packing)
-            threading.Thread(target=_pack, args=pack, name="shelflist-pack", daemon=True).start()
+            self._packer.offer(self._cache(spec), prepared, spec)
         return found
 
     def build(self, spec: GenerationSpec) -> None:
@@ -129,8 +125,10 @@ class EmbeddedVectors:
         from shelflist.stores._compaction import drop_snapshots
 
         with self._lock:
-            self._caches.pop(name, None)
+            cache = self._caches.pop(name, None)
             at_work = self._building.pop(name, None)
+        if cache is not None:
+            cache.forget()
         if at_work is not None:
             at_work[1].stop()
             at_work[0].join()
@@ -155,6 +153,8 @@ class EmbeddedVectors:
     def close(self) -> None:
         self.wait()
         with self._lock:
+            for cache in self._caches.values():
+                cache.forget()  # so that what still waits to be packed is passed over
             self._caches.clear()
 
     def _cache(self, spec: GenerationSpec) -> VectorCache:
@@ -168,7 +168,7 @@ class EmbeddedVectors:
     def _lock(self) -> threading.RLock:
         # A lock of a parent process is not ours: another of its threads may have held it at the fork.
         if self._pid != os.getpid():
-            self._own_lock, self._packing = threading.RLock(), threading.Lock()
+            self._own_lock, self._packer = threading.RLock(), Packer()
             self._caches, self._building = {}, {}
             self._pid = os.getpid()
         return self._own_lock
@@ -189,19 +189,3 @@ def _built(compaction: Compaction) -> None:
     except ShelflistError as error:
         # The rows are whole and answer for themselves; the next pass tries again.
         log.warning("The snapshot of the vectors could not be built, and searches go on without it. %s", error)
-
-
-def _pack(view: View, matches: Matches, spec: GenerationSpec, packing: threading.Lock) -> None:
-    """Make the packed copy of a filter's codes, and measure how deep its searches must look. One filter at a time: searches
-    need the processor too, and what measuring takes of memory is not given back."""
-    base, mask, prepared = view.base, matches.mask, matches.prepared
-    if base is None or base.codes is None:
-        return
-    with packing:
-        positions = matches.positions[: int(mask[: base.codes.count].sum())]
-        packed = base.codes.packed(positions)
-        samples = samples_of(base.vectors, spec.metric, _SAMPLES, positions)
-        prepared.depth = depth_for(packed, samples, base.calibration.target, len(positions))
-        prepared.of = mask
-        prepared.packed = packed
-        prepared.is_measured = True  # last: from now on it is searched by

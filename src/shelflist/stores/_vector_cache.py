@@ -21,11 +21,12 @@ from shelflist.core.types import Vector
 from shelflist.database import SqliteTransaction
 from shelflist.engine.exact import prepared
 from shelflist.engine.snapshot import Moment, Snapshot, SnapshotDamaged, load
-from shelflist.engine.view import Matches, View
+from shelflist.engine.view import Matches, Prepared, View
 from shelflist.stores._removed import has_log, removed_since
 from shelflist.stores.protocol import GenerationSpec, Scope
 
 Rows = npt.NDArray[np.int64]
+_Key = tuple[str, tuple[Any, ...]]
 
 _LIVING = "p.index_status = 'indexed'"
 _MAX_SETS = 1_000
@@ -112,7 +113,7 @@ class VectorCache:
         self._has_log = False
         self._known: _Known | None = None
         self._snapshot: tuple[str, Snapshot | None] | None = None
-        self._sets: OrderedDict[tuple[str, tuple[Any, ...]], tuple[State, Matches]] = OrderedDict()
+        self._sets: OrderedDict[_Key, tuple[State, Matches]] = OrderedDict()
 
     def at(self, tx: SqliteTransaction) -> State:
         """The generation as this transaction sees it."""
@@ -158,6 +159,17 @@ class VectorCache:
         if keep and not tx.writable:
             self._remember(key, state, found)
         return found
+
+    def kept(self, prepared: Prepared) -> tuple[State, Matches] | None:
+        """The row set, as it is now, that this belongs to; None if it is no longer kept."""
+        with self._lock:
+            key = self._key_of(prepared)
+            return None if key is None else self._sets[key]
+
+    def forget(self) -> None:
+        """Keep nothing more of any filter."""
+        with self._lock:
+            self._sets.clear()
 
     def _stored(self, tx: SqliteTransaction) -> _Stored:
         self._has_log = self._has_log or has_log(tx, self._spec.name)
@@ -306,13 +318,17 @@ class VectorCache:
         found.take_over(old)
         return found
 
-    def _remember(self, key: tuple[str, tuple[Any, ...]], state: State, found: Matches) -> None:
+    def _remember(self, key: _Key, state: State, found: Matches) -> None:
         with self._lock:
             is_new = key not in self._sets
             self._sets[key] = (state, found)
             self._sets.move_to_end(key)
             while is_new and len(self._sets) > 1 and self._has_too_many():
                 self._sets.popitem(last=False)
+
+    def _key_of(self, prepared: Prepared) -> _Key | None:
+        # Who asks has mostly searched by it just now, so it is among the last.
+        return next((key for key in reversed(self._sets) if self._sets[key][1].prepared is prepared), None)
 
     def _has_too_many(self) -> bool:
         held = sum(matches.nbytes for _, matches in self._sets.values())
