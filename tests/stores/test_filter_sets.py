@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
+import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from shelflist.core.fields import Fields
 from shelflist.core.filters import F, Filter, prepare
 from shelflist.core.types import Point, SearchParams
 from shelflist.database import SqliteTransaction
-from shelflist.stores import _vector_cache
+from shelflist.stores import _compaction, _vector_cache
 from shelflist.stores._sql import compile_sql
 from shelflist.stores._vector_cache import VectorCache
 from shelflist.stores.embedded import EmbeddedStore
@@ -80,6 +83,63 @@ def test_a_write_does_not_make_them_more(store: EmbeddedStore) -> None:
     for group in range(5):
         assert len(search(store, group)) == ROWS // 10 + (group == 3)
     assert len(sets(store)) == 5
+
+
+def test_an_exact_search_adds_the_positions_to_the_bytes(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    search(store, 0)
+    ((_, one),) = sets(store).values()
+    assert one.nbytes > one.mask.nbytes
+    assert sum(store._vectors._caches[SPEC.name]._weights.values()) == one.nbytes
+    monkeypatch.setattr(_vector_cache, "_MAX_SET_BYTES", 4 * one.nbytes - 1)
+    for group in range(1, 5):
+        search(store, group)
+        assert len(sets(store)) == min(group + 1, 3)
+
+
+def test_sets_of_another_snapshot_are_let_go(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_compaction, "SNAPSHOT_FROM", 100)
+    store.repair(SPEC)
+    for group in range(5):
+        search(store, group)
+    known = store._vectors._caches[SPEC.name]._known
+    assert known is not None and known.state.view.base is not None
+    before = weakref.ref(known.state.view.base.vectors)
+    del known
+    store.repair(SPEC)
+    search(store, 1)
+    gc.collect()
+    assert len(sets(store)) == 1
+    assert before() is None
+
+
+def test_a_search_of_an_older_moment_leaves_no_set_for_a_later_one(store: EmbeddedStore) -> None:
+    """Their positions differ: rows that died since they were known are still counted by one who knew them alive."""
+    assert store.count(SPEC, Scope()) == ROWS
+    store.delete(SPEC, [point(3).point_id])
+    assert store.count(SPEC, Scope()) == ROWS - 1
+    expected = {point_id(str(number)) for number in range(13, ROWS, 10)}
+    with store.database.read() as tx:
+        tx.execute("SELECT count(*) FROM store_generations").fetchone()
+        writer = threading.Thread(target=lambda: store.upsert(SPEC, [point(ROWS), point(ROWS + 3)]))
+        writer.start()
+        writer.join()
+        counter = threading.Thread(target=lambda: store.count(SPEC, Scope()))
+        counter.start()
+        counter.join()
+        assert set(search(store, 3)) == expected
+    assert set(search(store, 3)) == expected | {point_id(str(ROWS + 3))}
+    assert set(search(store, 3)) == expected | {point_id(str(ROWS + 3))}
+
+
+def test_a_search_inside_a_write_begins_with_no_set_of_another_line(store: EmbeddedStore) -> None:
+    assert store.count(SPEC, Scope()) == ROWS
+    store.delete(SPEC, [point(3).point_id])
+    expected = {point_id(str(number)) for number in range(13, ROWS, 10)}
+    assert set(search(store, 3)) == expected
+    with store.database.write():
+        store.upsert(SPEC, [point(ROWS + 3)])
+        assert set(search(store, 3)) == expected | {point_id(str(ROWS + 3))}
+    assert set(search(store, 3)) == expected | {point_id(str(ROWS + 3))}
 
 
 class Explained:

@@ -16,7 +16,7 @@ from shelflist.core.types import SearchParams
 from shelflist.engine import planner
 from shelflist.engine.codes import Codes, PackedCodes
 from shelflist.engine.exact import Positions
-from shelflist.stores import _packing
+from shelflist.stores import _packing, _vector_cache
 from shelflist.stores.embedded import EmbeddedStore
 from shelflist.stores.protocol import Scope
 
@@ -156,3 +156,24 @@ def test_a_filter_of_newer_rows_only(store: EmbeddedStore) -> None:
         search(store, 0)
         wait_for(lambda: workers() == 0)
     assert search(store, 0).startswith("exact over 20")
+
+
+def test_packed_copies_count_among_the_bytes(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    search(store, 0), search(store, 0)
+    wait_for(lambda: workers() == 0)
+    ((_, one),) = sets(store).values()
+    assert one.prepared.packed is not None
+    most = 5 * one.nbytes
+    monkeypatch.setattr(_vector_cache, "_MAX_SET_BYTES", most)
+    for _ in range(3):
+        for number in range(12):  # would fit, were it not for the copies
+            search(store, number), search(store, number)
+        wait_for(lambda: workers() == 0)
+        held = sum(matches.nbytes for _, matches in sets(store).values())
+        assert most / 2 < held <= most
+        assert sum(store._vectors._caches[SPEC.name]._weights.values()) == held
+    written(store, range(ROWS, ROWS + 40))
+    for number in range(12):
+        search(store, number)
+    wait_for(lambda: workers() == 0)
+    assert sum(matches.nbytes for _, matches in sets(store).values()) <= most

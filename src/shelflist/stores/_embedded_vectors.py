@@ -71,8 +71,10 @@ class EmbeddedVectors:
         self, state: State, matches: Matches, query: Vector, limit: int, spec: GenerationSpec, params: SearchParams
     ) -> Found:
         """The nearest of the matches to a prepared query."""
+        prepared, before = matches.prepared, matches.nbytes
         found = search(state.view, matches, query, limit, params, spec.index)
-        prepared = matches.prepared
+        if matches.nbytes != before:
+            self._cache(spec).weigh(prepared)
         if (
             matches.asked >= _WARM
             and not (prepared.is_under_way or prepared.is_measured)

@@ -79,3 +79,4 @@ def _pack(cache: VectorCache, prepared: Prepared, spec: GenerationSpec) -> None:
         prepared.packed = packed
     prepared.of = mask
     prepared.is_measured = True  # last: from now on it is searched by
+    cache.weigh(prepared)

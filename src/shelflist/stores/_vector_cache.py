@@ -6,6 +6,7 @@ exactly the sequence that its transaction sees, reading only what was written si
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -72,8 +73,10 @@ class _Newer:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A generation at one sequence. `rows` and `ids` (n, 16) are by position, ascending by row."""
+    """A generation at one sequence. `rows` and `ids` (n, 16) are by position, ascending by row. Positions mean the same in
+    all states of one `line`: those that followed each other, not one that was read anew."""
 
+    line: int
     sequence: int
     last_row: int
     place: str | None
@@ -112,8 +115,10 @@ class VectorCache:
         self._lock = threading.RLock()
         self._has_log = False
         self._known: _Known | None = None
+        self._lines = itertools.count()
         self._snapshot: tuple[str, Snapshot | None] | None = None
         self._sets: OrderedDict[_Key, tuple[State, Matches]] = OrderedDict()
+        self._weights: dict[_Key, int] = {}
 
     def at(self, tx: SqliteTransaction) -> State:
         """The generation as this transaction sees it."""
@@ -132,6 +137,8 @@ class VectorCache:
                 fresh = self._loaded(tx, stored)
             # What a transaction sees of its own writes is gone if it rolls back, and an older one is nobody's future.
             if not tx.writable and (known is None or stored.sequence >= known.state.sequence):
+                if known is not None and fresh.state.line != known.state.line:
+                    self.forget()  # what was found in another line is of no use, and holds all of it
                 self._known = fresh
             return fresh.state
 
@@ -151,7 +158,7 @@ class VectorCache:
         if not condition:
             alive = state.view.alive
             found = Matches(np.ones(state.view.count, np.bool_) if alive is None else alive, is_all=True)
-        elif known is not None and of is not None and of.place == state.place and of.sequence < state.sequence:
+        elif known is not None and of is not None and of.line == state.line and of.sequence < state.sequence:
             found = self._updated(tx, of, known, state, condition, parameters)
         else:
             found = Matches(self._first_mask(tx, state, condition, parameters, scope))
@@ -166,10 +173,18 @@ class VectorCache:
             key = self._key_of(prepared)
             return None if key is None else self._sets[key]
 
+    def weigh(self, prepared: Prepared) -> None:
+        """To be called when a row set holds more than when it was found."""
+        with self._lock:
+            key = self._key_of(prepared)
+            if key is not None:
+                self._weigh(key)
+
     def forget(self) -> None:
         """Keep nothing more of any filter."""
         with self._lock:
             self._sets.clear()
+            self._weights.clear()
 
     def _stored(self, tx: SqliteTransaction) -> _Stored:
         self._has_log = self._has_log or has_log(tx, self._spec.name)
@@ -192,12 +207,14 @@ class VectorCache:
         if snapshot is None:
             newer = _Newer(np.empty(0, np.int64), np.empty((0, 16), np.uint8), dimensions)
             view = View(self._spec.metric, None, newer.vectors)
-            state = State(-1, 0, stored.place, view, newer.rows, newer.ids)
+            state = State(next(self._lines), -1, 0, stored.place, view, newer.rows, newer.ids)
         else:
             newer = _Newer(snapshot.rows, snapshot.ids, dimensions)
             view = View(self._spec.metric, snapshot.base, newer.vectors)
             moment = snapshot.moment
-            state = State(moment.sequence, moment.last_row, stored.place, view, newer.rows, newer.ids)
+            state = State(
+                next(self._lines), moment.sequence, moment.last_row, stored.place, view, newer.rows, newer.ids
+            )
         return self._caught_up(tx, state, newer, stored)
 
     def _opened(self, stored: _Stored) -> Snapshot | None:
@@ -238,7 +255,7 @@ class VectorCache:
                 )
         rows, ids = newer.rows[: newer.used], newer.ids[: newer.used]
         view = View(self._spec.metric, old.view.base, newer.vectors, old.view.alive)
-        state = State(stored.sequence, stored.last_row, stored.place, view, rows, ids)
+        state = State(old.line, stored.sequence, stored.last_row, stored.place, view, rows, ids)
         if old.view.count:
             state = replace(state, view=replace(view, alive=self._alive(tx, old, state)))
         return _Known(state, newer)
@@ -320,19 +337,25 @@ class VectorCache:
 
     def _remember(self, key: _Key, state: State, found: Matches) -> None:
         with self._lock:
-            is_new = key not in self._sets
+            known, (of, _) = self._known, self._sets.get(key, (None, None))
+            if known is None or known.state.line != state.line or (of is not None and of.sequence > state.sequence):
+                return  # of a moment that nobody comes back to
             self._sets[key] = (state, found)
             self._sets.move_to_end(key)
-            while is_new and len(self._sets) > 1 and self._has_too_many():
-                self._sets.popitem(last=False)
+            self._weigh(key)
 
     def _key_of(self, prepared: Prepared) -> _Key | None:
         # Who asks has mostly searched by it just now, so it is among the last.
         return next((key for key in reversed(self._sets) if self._sets[key][1].prepared is prepared), None)
 
-    def _has_too_many(self) -> bool:
-        held = sum(matches.nbytes for _, matches in self._sets.values())
-        return len(self._sets) > _MAX_SETS or held > _MAX_SET_BYTES
+    def _weigh(self, key: _Key) -> None:
+        """Note what a set holds by now, and let go of those that were asked for longest ago until the others fit."""
+        self._weights[key] = self._sets[key][1].nbytes
+        held = sum(self._weights.values())
+        while len(self._sets) > 1 and (len(self._sets) > _MAX_SETS or held > _MAX_SET_BYTES):
+            oldest = next(iter(self._sets))
+            held -= self._weights.pop(oldest, 0)
+            del self._sets[oldest]
 
 
 def _grown(array: Any, capacity: int) -> Any:
