@@ -7,12 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
 from counting import chunks, contents, documents
 from places import Place
 
-from shelflist import Chunk, Collection
+from shelflist import Chunk, Collection, Hnsw, SearchParams
+from shelflist.core.types import Point
+from shelflist.stores.embedded import EmbeddedStore
+from shelflist.stores.protocol import GenerationSpec, Scope
+from shelflist.testing.points import point_id
 
 SIZE = 30
 
@@ -260,6 +266,29 @@ class TestFork:
             release.set()
             thread.join()
         assert docs.count() == 7
+
+    def test_a_child_builds_what_its_parent_has_built(self, folder: Path) -> None:
+        spec = GenerationSpec("sl_fork_1", 64, index=Hnsw(indexing_threshold=100, full_scan_threshold=0))
+        store = EmbeddedStore(folder / "index")
+        store.create(spec)
+        vectors = np.random.default_rng(1).normal(size=(1_000, 64)).astype(np.float32)
+        store.upsert(
+            spec,
+            [
+                Point(point_id(str(i)), point_id(f"chunk {i}"), "d", None, f"text {i}", {}, vector)
+                for i, vector in enumerate(vectors)
+            ],
+        )
+
+        def work() -> None:
+            assert store.repair(spec)[-1].startswith("vector index")
+            found = store.search(spec, vectors[7], limit=3, scope=Scope(), params=SearchParams())
+            assert found.plan.startswith("graph of 1000 rows") and found.items[0].point_id == point_id("7")
+
+        work()
+        assert in_child(work) == 0
+        work()
+        store.close()
 
     def test_closing_in_a_child_leaves_the_parent_alone(self, directory: Place) -> None:
         docs = directory.open()

@@ -256,6 +256,33 @@ def test_an_interrupt_while_catching_up_leaves_nothing_behind(
     other.close()
 
 
+def test_an_interrupt_of_a_rebuild_stops_it(store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, started = snapshot_of(place), threading.Event()
+    advance = _compaction.Compaction._advance
+
+    def slowly(self: _compaction.Compaction, vectors: int) -> None:
+        started.set()
+        for _ in range(1_000):
+            time.sleep(0.01)
+            advance(self, 0)
+
+    monkeypatch.setattr(_compaction.Compaction, "_advance", slowly)
+
+    def interrupt() -> None:
+        started.wait()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        store.repair(SPEC)
+    thread.join()
+    assert time.monotonic() - began < 8
+    assert snapshot_of(place) == before  # what was begun is gone
+    assert_recall(store)
+
+
 # Damage.
 
 

@@ -107,7 +107,7 @@ class EmbeddedVectors:
         from shelflist.stores._compaction import Compaction
 
         self.wait()
-        return Compaction(self._database, spec, self.path).run()
+        return _in_a_thread(Compaction(self._database, spec, self.path))
 
     def rows(self, tx: Transaction, spec: GenerationSpec) -> int | None:
         """How many rows the snapshot in use has, 0 without one; None if a byte of it is not as it was written."""
@@ -183,6 +183,35 @@ def by_ids(tx: Transaction, select: str, point_ids: Sequence[bytes]) -> list[tup
         part = point_ids[start : start + _IDS_PER_STATEMENT]
         rows += tx.execute(f"{select} WHERE point_id IN ({', '.join('?' * len(part))})", part).fetchall()
     return rows
+
+
+def _in_a_thread(compaction: Compaction) -> bool:
+    """Run it in a thread of its own, even though it is waited for: the thread that has had FAISS build something keeps a pool
+    of OpenMP's, which a fork does not copy, so that the same thread of a child would wait for it for ever."""
+    results: list[bool] = []
+    errors: list[BaseException] = []
+    finished = threading.Event()
+
+    def run() -> None:
+        try:
+            results.append(compaction.run())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            finished.set()
+
+    thread = threading.Thread(target=run, name="shelflist-build")
+    thread.start()
+    try:
+        finished.wait()  # not join: one that was interrupted takes the thread for ended (CPython before 3.13)
+    except BaseException:
+        compaction.stop()
+        finished.wait()
+        raise
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _built(compaction: Compaction) -> None:
