@@ -112,6 +112,21 @@ def test_sets_of_another_snapshot_are_let_go(store: EmbeddedStore, monkeypatch: 
     assert before() is None
 
 
+def test_sets_do_not_hold_the_states_that_they_were_found_in(store: EmbeddedStore) -> None:
+    held = []
+    for group in range(4):
+        search(store, group)
+        store.delete(SPEC, [point(group).point_id])
+        assert store.count(SPEC, Scope()) == ROWS - group - 1
+        known = store._vectors._caches[SPEC.name]._known
+        assert known is not None and known.state.view.alive is not None
+        held.append(weakref.ref(known.state.view.alive))
+    del known
+    gc.collect()
+    assert len(sets(store)) == 5
+    assert [one() is None for one in held] == [True, True, True, False]
+
+
 def test_a_search_of_an_older_moment_leaves_no_set_for_a_later_one(store: EmbeddedStore) -> None:
     """Their positions differ: rows that died since they were known are still counted by one who knew them alive."""
     assert store.count(SPEC, Scope()) == ROWS

@@ -67,8 +67,8 @@ def _pack(cache: VectorCache, prepared: Prepared, spec: GenerationSpec) -> None:
     kept = cache.kept(prepared)
     if kept is None:  # nobody would find the copy
         return
-    state, matches = kept
-    base, mask = state.view.base, matches.mask
+    base, matches = kept
+    mask = matches.mask
     if base is None or base.codes is None:
         return
     positions = np.flatnonzero(mask[: base.codes.count])

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from shelflist.core.types import Vector
 from shelflist.database import SqliteTransaction
 from shelflist.engine.exact import prepared
 from shelflist.engine.snapshot import Moment, Snapshot, SnapshotDamaged, load
-from shelflist.engine.view import Matches, Prepared, View
+from shelflist.engine.view import Base, Matches, Prepared, View
 from shelflist.stores._removed import has_log, removed_since
 from shelflist.stores.protocol import GenerationSpec, Scope
 
@@ -71,6 +71,14 @@ class _Newer:
         self.used = end
 
 
+class _Reached(NamedTuple):
+    """Where the state was that a row set is of: the state itself would hold on to arrays that nobody else needs."""
+
+    line: int
+    sequence: int
+    last_row: int
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """A generation at one sequence. `rows` and `ids` (n, 16) are by position, ascending by row. Positions mean the same in
@@ -83,6 +91,10 @@ class State:
     view: View
     rows: Rows
     ids: npt.NDArray[np.uint8]
+
+    @property
+    def reached(self) -> _Reached:
+        return _Reached(self.line, self.sequence, self.last_row)
 
     def positions(self, rows: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Positions of these rows, and which of the rows have one."""
@@ -117,7 +129,7 @@ class VectorCache:
         self._known: _Known | None = None
         self._lines = itertools.count()
         self._snapshot: tuple[str, Snapshot | None] | None = None
-        self._sets: OrderedDict[_Key, tuple[State, Matches]] = OrderedDict()
+        self._sets: OrderedDict[_Key, tuple[_Reached, Matches]] = OrderedDict()
         self._weights: dict[_Key, int] = {}
 
     def at(self, tx: SqliteTransaction) -> State:
@@ -151,7 +163,7 @@ class VectorCache:
         key = (condition, tuple((type(value), value) for value in parameters))
         with self._lock:
             of, known = self._sets.get(key, (None, None))
-            if known is not None and of is state:
+            if known is not None and of == state.reached:
                 self._sets.move_to_end(key)
                 known.asked += 1
                 return known
@@ -167,11 +179,11 @@ class VectorCache:
             self._remember(key, state, found)
         return found
 
-    def kept(self, prepared: Prepared) -> tuple[State, Matches] | None:
-        """The row set, as it is now, that this belongs to; None if it is no longer kept."""
+    def kept(self, prepared: Prepared) -> tuple[Base | None, Matches] | None:
+        """The row set, as it is now, that this belongs to, and the snapshot that it is of; None if it is no longer kept."""
         with self._lock:
             key = self._key_of(prepared)
-            return None if key is None else self._sets[key]
+            return None if key is None or self._known is None else (self._known.state.view.base, self._sets[key][1])
 
     def weigh(self, prepared: Prepared) -> None:
         """To be called when a row set holds more than when it was found."""
@@ -321,7 +333,13 @@ class VectorCache:
         return mask if state.view.alive is None else mask & state.view.alive
 
     def _updated(
-        self, tx: SqliteTransaction, of: State, old: Matches, state: State, condition: str, parameters: tuple[Any, ...]
+        self,
+        tx: SqliteTransaction,
+        of: _Reached,
+        old: Matches,
+        state: State,
+        condition: str,
+        parameters: tuple[Any, ...],
     ) -> Matches:
         """What matched, less what has died since, and those of the rows since then that match."""
         if state.last_row > of.last_row:
@@ -340,7 +358,7 @@ class VectorCache:
             known, (of, _) = self._known, self._sets.get(key, (None, None))
             if known is None or known.state.line != state.line or (of is not None and of.sequence > state.sequence):
                 return  # of a moment that nobody comes back to
-            self._sets[key] = (state, found)
+            self._sets[key] = (state.reached, found)
             self._sets.move_to_end(key)
             self._weigh(key)
 
