@@ -25,6 +25,7 @@ from shelflist.core.errors import (
     EmbedderMismatch,
     LedgerTooNew,
     MarkerMismatch,
+    StoreDamaged,
     StoreTooNew,
     StoreUnavailable,
     UnknownField,
@@ -448,6 +449,18 @@ class TestVerifyAndRepair:
         assert docs.repair(sample=0)["actions"] == []  # none is compared, so none is found
         assert docs.repair(sample=2)["restored" if directory.apart else "lost"]
         assert docs.verify()["ok"]
+
+    def test_a_vector_of_another_length(self, directory: Place) -> None:
+        docs = directory.open(fields={"n": int, "tags": list[str]})
+        docs.sync_all(documents(6))
+        docs.sync("p", [Chunk("planted", {"n": 7, "tags": ["a"]})])
+        docs.close()
+        directory.sql(f"UPDATE {directory.table()}_vectors SET vector = x'0102030405' WHERE row = 3")
+        docs = directory.open()
+        with pytest.raises(StoreDamaged, match=r"has not 16 numbers.*shelflist repair"):
+            docs.search("planted", mode="dense")
+        assert len(docs.verify()["vectors_different"]) == 1
+        self.repaired(directory, docs)
 
     def test_a_vector_of_not_a_number(self, directory: Place) -> None:
         docs = directory.open(fields={"n": int, "tags": list[str]})

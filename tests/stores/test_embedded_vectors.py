@@ -708,6 +708,20 @@ def test_planner_reads_its_thresholds(store: EmbeddedStore, monkeypatch: pytest.
     assert not store.search(auto, vector_of(1), limit=10, scope=scope, params=SearchParams()).exact
 
 
+def test_damage_that_is_found_under_an_open_handle_is_not_searched(store: EmbeddedStore, place: Path) -> None:
+    assert plan(store).startswith("graph")
+    vectors = snapshot_of(place) / "vectors.f32"
+    state = vectors.stat()
+    with vectors.open("r+b") as file:
+        file.write(b"\0" * 4 * DIMENSIONS)  # of row 0
+    os.utime(vectors, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert ids(store, vector_of(0), exact=True)[0] != point_id("0")  # the same bytes are mapped here
+    assert store.stats(SPEC)["snapshot_rows"] is None
+    assert plan(store).startswith("exact") and ids(store, vector_of(0))[0] == point_id("0")
+    store.repair(SPEC)
+    assert plan(store).startswith("graph") and ids(store, vector_of(0))[0] == point_id("0")
+
+
 @pytest.mark.parametrize("index", [Hnsw(m=1), Hnsw(m=0), Hnsw(m=1_000_000), Hnsw(ef_construction=0)], ids=str)
 def test_a_graph_that_would_end_the_process_is_refused(folder: Path, index: Hnsw) -> None:
     store = EmbeddedStore(folder / "index")

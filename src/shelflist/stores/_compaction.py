@@ -48,6 +48,7 @@ from shelflist.engine.snapshot import (
     mapped_vectors,
     seal,
 )
+from shelflist.stores._blobs import vectors_of
 from shelflist.stores._removed import KEPT, create_log, has_log
 from shelflist.stores._sql import field_column
 from shelflist.stores.protocol import GenerationSpec
@@ -171,7 +172,7 @@ class Compaction:
             while part := cursor.fetchmany(_FETCHED):
                 self._advance(len(part))
                 some, named, blobs, *_ = zip(*part, strict=True)
-                vectors = np.frombuffer(b"".join(blobs), np.float32).reshape(len(some), -1)
+                vectors = vectors_of(blobs, spec, self._directory)
                 file.write(prepared(vectors, spec.metric).tobytes())
                 rows.append(np.asarray(some, np.int64))
                 ids += named

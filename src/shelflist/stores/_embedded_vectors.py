@@ -119,7 +119,8 @@ class EmbeddedVectors:
         place, moment, rows = snapshot
         try:
             check(self.path / place, moment)
-        except SnapshotDamaged:
+        except SnapshotDamaged as error:
+            self._cache(spec).distrust(place, error)
             return None
         return rows
 

@@ -23,6 +23,7 @@ from shelflist.database import SqliteTransaction
 from shelflist.engine.exact import prepared
 from shelflist.engine.snapshot import Moment, Snapshot, SnapshotDamaged, load
 from shelflist.engine.view import Base, Matches, Prepared, View
+from shelflist.stores._blobs import vectors_of
 from shelflist.stores._removed import has_log, removed_since
 from shelflist.stores.protocol import GenerationSpec, Scope
 
@@ -198,6 +199,23 @@ class VectorCache:
             self._sets.clear()
             self._weights.clear()
 
+    def distrust(self, place: str, error: SnapshotDamaged) -> None:
+        """Go on without this snapshot, which was found to be damaged: it may be the one in use here."""
+        with self._lock:
+            if self._snapshot != (place, None):
+                self._do_without(place, error)
+            self._known = None
+            self.forget()
+
+    def _do_without(self, place: str, error: SnapshotDamaged) -> None:
+        self._snapshot = (place, None)
+        log.warning(
+            "The snapshot of the vectors in %s cannot be used: %s. Searches compare all rows until the next sync, or "
+            "shelflist repair, has built it anew.",
+            self._directory / place,
+            error,
+        )
+
     def _stored(self, tx: SqliteTransaction) -> _Stored:
         self._has_log = self._has_log or has_log(tx, self._spec.name)
         snapshot = "s.place, s.sequence, s.last_row" if self._has_log else "NULL, 0, 0"
@@ -239,14 +257,8 @@ class VectorCache:
             try:
                 self._snapshot = (stored.place, load(self._directory / stored.place, moment))
             except SnapshotDamaged as error:
-                self._snapshot = (stored.place, None)
-                log.warning(
-                    "The snapshot of the vectors in %s cannot be used: %s. Searches compare all rows until the next sync, or "
-                    "shelflist repair, has built it anew.",
-                    self._directory / stored.place,
-                    error,
-                )
-        return self._snapshot[1]
+                self._do_without(stored.place, error)
+        return None if self._snapshot is None else self._snapshot[1]
 
     def _caught_up(self, tx: SqliteTransaction, old: State, newer: _Newer, stored: _Stored) -> _Known:
         name = self._spec.name
@@ -261,7 +273,7 @@ class VectorCache:
                 first,
             )
             while part := cursor.fetchmany(_FETCHED):
-                vectors = np.frombuffer(b"".join(blob for _, _, blob in part), np.float32).reshape(len(part), -1)
+                vectors = vectors_of([blob for _, _, blob in part], self._spec, self._directory)
                 newer.append(
                     [row for row, _, _ in part], [one for _, one, _ in part], prepared(vectors, self._spec.metric)
                 )

@@ -44,6 +44,7 @@ from shelflist.core.types import (
 from shelflist.database import SqliteDatabase
 from shelflist.engine.exact import prepared
 from shelflist.engine.keywords import KeywordRow
+from shelflist.stores._blobs import vector_of
 from shelflist.stores._embedded_keywords import EmbeddedKeywords
 from shelflist.stores._embedded_vectors import EmbeddedVectors, by_ids
 from shelflist.stores._removed import create_log, log_removed
@@ -259,7 +260,7 @@ class EmbeddedStore:
                     tenant_id=tenant_id,
                     content=content,
                     metadata=orjson.loads(metadata),
-                    vector=np.frombuffer(vector, dtype=np.float32),
+                    vector=vector_of(vector),
                     index_status=IndexStatus(status),
                 )
                 for point_id, chunk_id, document_id, tenant_id, content, metadata, status, vector in found
@@ -269,7 +270,7 @@ class EmbeddedStore:
         name = spec.name
         with self._database.read() as tx:
             found = by_ids(tx, f"SELECT point_id, vector FROM {name} JOIN {name}_vectors USING (row)", point_ids)
-            return {point_id: np.frombuffer(vector, dtype=np.float32) for point_id, vector in found}
+            return {point_id: vector_of(vector) for point_id, vector in found}
 
     def search(
         self, spec: GenerationSpec, vector: Vector, *, limit: int, scope: Scope, params: SearchParams
