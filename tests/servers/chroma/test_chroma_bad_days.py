@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,9 +84,11 @@ class Fake(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fake(status: int = 200, body: bytes = b"", pause: float = 0.0) -> Iterator[tuple[str, list[dict[str, str]]]]:
+def fake(
+    status: int = 200, body: bytes = b"", pause: float = 0.0, handler: type[Fake] = Fake
+) -> Iterator[tuple[str, list[dict[str, str]]]]:
     seen: list[dict[str, str]] = []
-    handler = type("Answers", (Fake,), {"status": status, "body": body, "pause": pause, "seen": seen})
+    handler = type("Answers", (handler,), {"status": status, "body": body, "pause": pause, "seen": seen})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -133,6 +137,39 @@ def test_the_wrong_api_key_against_a_fake_because_the_server_itself_asks_for_non
             assert sent["authorization"].startswith("Basic ")
         else:
             assert sent["x-chroma-token"] == SECRET and sent["authorization"] == f"Bearer {SECRET}"
+
+
+class Repeating(Fake):
+    """A proxy before a server, which repeats what it was sent when it refuses it."""
+
+    def do_GET(self) -> None:
+        known = {
+            "version": "1.0.0",
+            "pre-flight-checks": {"max_batch_size": 100},
+            "identity": {"user_id": "u", "tenant": "t", "databases": ["d"]},
+        }
+        place = {"name": "t", "id": str(uuid.UUID(int=1)), "tenant": "t"}
+        type(self).status, type(self).body = 200, json.dumps(known.get(self.path.split("/")[-1], place)).encode()
+        super().do_GET()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).status = 400
+        # The end of the key would be cut off, and what is left of it not known again.
+        type(self).body = f"{'x' * 285} {self.headers['Authorization']} {SECRET}".encode()
+        super().do_GET()
+
+
+@pytest.mark.parametrize("url", [f"chroma://HOST?api_key={SECRET}", f"chroma://user:{SECRET}@HOST"])
+def test_a_proxy_that_repeats_what_it_was_sent(url: str) -> None:
+    """Neither in the message nor in the traceback that a log would have of it."""
+    require_chroma()
+    encoded = base64.b64encode(f"user:{SECRET}".encode()).decode()
+    with fake(handler=Repeating) as (address, _), opened(url.replace("HOST", address)) as store:
+        with pytest.raises(StoreError, match="x" * 200) as found:
+            store.create(SPEC)
+        told = str(found.value) + "".join(traceback.format_exception(found.value))
+    assert SECRET[:5] not in told and encoded[:8] not in told and "***" in told
 
 
 def test_a_server_that_does_not_answer(no_patience: None) -> None:

@@ -6,7 +6,7 @@ import base64
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,20 @@ class CollectionMissing(StoreError):
     """Chroma has no collection of this name or id."""
 
 
+Hidden = Callable[[str], str]
+"""A text without the secrets that it repeats."""
+
+
+def secrets_of(server: Server, user: str | None) -> Hidden:
+    """Proxies repeat what they were sent: the API key as it is, or with a user the header that it is encoded in."""
+    encoded = _headers(server, user).get("Authorization", "").partition(" ")[2]
+
+    def hidden(text: str) -> str:
+        return server.hidden(text.replace(encoded, "***") if encoded else text)
+
+    return hidden
+
+
 def on_server(server: Server, user: str | None) -> Any:
     """A client of a Chroma server, after asking once whether there is one."""
     chromadb = _chromadb()
@@ -67,7 +81,7 @@ def on_server(server: Server, user: str | None) -> Any:
     host = f"[{server.host}]" if ":" in server.host else server.host
     tenant = server.options.get("tenant", "default_tenant")
     database = server.options.get("database", "default_database")
-    with errors_of(server.address):
+    with errors_of(server.address, secrets_of(server, user)):
         # A client that finds something wrong while it is made leaves its connections open.
         _require_chroma(
             server, f"{'https' if server.tls else 'http'}://{host}:{server.port}", headers, tenant, database
@@ -243,27 +257,29 @@ def forked(address: str) -> StoreError:
 
 
 @contextmanager
-def errors_of(address: str) -> Iterator[None]:
-    """Whatever the client raises, as an error of ours that names the address. Its texts hold no secret."""
+def errors_of(address: str, hidden: Hidden = str) -> Iterator[None]:
+    """Whatever the client raises, as an error of ours that names the address; `hidden` keeps secrets out of it."""
     try:
         yield
     except ShelflistError:
         raise
     except Exception as error:
-        raise _translated(error, address) from error
+        # A cause stands in the traceback, with its own text.
+        told = any(hidden(text) != text for one in _causes(error) for text in (str(one), repr(one)))
+        raise _translated(error, address, hidden) from (None if told else error)
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # what Rust raises is no Exception in Python
             raise
-        raise StoreError(f"Chroma at {address} failed inside: {_reason(error)}") from error
+        raise StoreError(f"Chroma at {address} failed inside: {_reason(error, hidden)}") from error
 
 
-def _translated(error: Exception, address: str) -> StoreError:
+def _translated(error: Exception, address: str, hidden: Hidden) -> StoreError:
     import httpx
     from chromadb import errors
 
     if isinstance(error, errors.NotFoundError):
         return CollectionMissing(
-            f"Chroma at {address} says: {_reason(error)} Somebody deleted it, or the URL names another server or database. "
+            f"Chroma at {address} says: {_reason(error, hidden)} Somebody deleted it, or the URL names another server or database. "
             "To restore it from the ledger, run: shelflist repair"
         )
     if isinstance(error, (errors.ChromaAuthError, errors.AuthorizationError)):
@@ -273,34 +289,34 @@ def _translated(error: Exception, address: str) -> StoreError:
         if isinstance(cause, httpx.TimeoutException):
             return StoreTimeout(f"Chroma at {address} did not answer in time. Give it longer: ?timeout=SECONDS")
         if isinstance(cause, httpx.TransportError):
-            return _unreachable(cause, address)
+            return _unreachable(cause, address, hidden)
         if isinstance(cause, httpx.HTTPStatusError):
-            return _refused(cause.response.status_code, error, address)
+            return _refused(cause.response.status_code, error, address, hidden)
     text = str(error)
     if "Error in compaction" in text:
         return WriteUnapplied(
-            f"Chroma at {address} could not carry out a write ({_reason(error)}) and does not say why. See whether its "
+            f"Chroma at {address} could not carry out a write ({_reason(error, hidden)}) and does not say why. See whether its "
             "disk is full, and what its log says; then start it again, and run the same again."
         )
     for kind, signs, advice in _BY_TEXT:
         if any(sign in text for sign in signs):
-            return kind(f"Chroma at {address} says: {_reason(error)} {advice}")
-    return StoreError(f"Chroma at {address} says: {_reason(error)}")
+            return kind(f"Chroma at {address} says: {_reason(error, hidden)} {advice}")
+    return StoreError(f"Chroma at {address} says: {_reason(error, hidden)}")
 
 
-def _unreachable(error: Exception, address: str) -> StoreError:
+def _unreachable(error: Exception, address: str, hidden: Hidden) -> StoreError:
     text = str(error)
     if "SSL" in text or "CERTIFICATE" in text.upper():
         return StoreError(
-            f"TLS with Chroma at {address} failed: {_reason(error)} Drop tls=1 if the server speaks plain HTTP; for a "
+            f"TLS with Chroma at {address} failed: {_reason(error, hidden)} Drop tls=1 if the server speaks plain HTTP; for a "
             "certificate of your own, name its file in SSL_CERT_FILE."
         )
     if isinstance(error, _broken_talk()):
         return StoreUnavailable(
-            f"Chroma at {address} broke off: {_reason(error)} Is it up? If it speaks TLS, add ?tls=1 to the URL."
+            f"Chroma at {address} broke off: {_reason(error, hidden)} Is it up? If it speaks TLS, add ?tls=1 to the URL."
         )
     return StoreUnavailable(
-        f"Chroma at {address} cannot be reached: {_reason(error)} Check that it runs (chroma run --path DIRECTORY) and "
+        f"Chroma at {address} cannot be reached: {_reason(error, hidden)} Check that it runs (chroma run --path DIRECTORY) and "
         "that host and port are right."
     )
 
@@ -311,14 +327,14 @@ def _broken_talk() -> tuple[type[Exception], ...]:
     return (httpx.ProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
 
 
-def _refused(status: int, error: Exception, address: str) -> StoreError:
+def _refused(status: int, error: Exception, address: str, hidden: Hidden) -> StoreError:
     if status in (401, 403):
         return _denied(address)
     if status in (429, 502, 503, 504):
         return StoreUnavailable(f"Chroma at {address} is busy or not up: HTTP {status}. Try again.")
     if status == 507:
         return StoreFull(f"Chroma at {address} has no space left. Free some, then run the same again.")
-    return StoreError(f"Chroma at {address} says: HTTP {status}, {_reason(error)}")
+    return StoreError(f"Chroma at {address} says: HTTP {status}, {_reason(error, hidden)}")
 
 
 def _denied(address: str) -> StoreDenied:
@@ -335,7 +351,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         one = one.__cause__ or one.__context__
 
 
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _reason(error: BaseException, hidden: Hidden) -> str:
+    text = " ".join(hidden(str(error)).split()) or type(error).__name__
     text = text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
     return text if text.endswith((".", "!", "?")) else text + "."

@@ -13,7 +13,7 @@ from shelflist.core.errors import StoreFull
 from shelflist.core.locks import ProcessLock
 from shelflist.stores._connect import retried
 from shelflist.stores.chroma import client as chroma_client
-from shelflist.stores.chroma.client import CollectionMissing, WriteUnapplied, errors_of
+from shelflist.stores.chroma.client import CollectionMissing, Hidden, WriteUnapplied, errors_of
 from shelflist.stores.protocol import GenerationSpec
 
 MAX_BATCH = 5_461
@@ -25,8 +25,11 @@ _LITTLE_SPACE = 20_000_000
 class Link:
     """Safe for many threads; after a fork a server gets a client of the child's own. `directory`: not on a server."""
 
-    def __init__(self, address: str, connect: Callable[[], Any], directory: Path | None = None) -> None:
+    def __init__(
+        self, address: str, connect: Callable[[], Any], directory: Path | None = None, hidden: Hidden = str
+    ) -> None:
         self.address = address
+        self._hidden = hidden
         self._connect = connect
         self._directory = directory
         self._opening = ProcessLock()
@@ -45,7 +48,7 @@ class Link:
 
         def make() -> Any:
             client = self._open()
-            with errors_of(self.address):
+            with errors_of(self.address, self._hidden):
                 return client.get_or_create_collection(name, embedding_function=None, **how)
 
         made = self._collections[name] = retried(make, f"Creating {name} at {self.address}")
@@ -54,7 +57,7 @@ class Link:
     def drop(self, name: str) -> None:
         def remove() -> None:
             client = self._open()
-            with errors_of(self.address):
+            with errors_of(self.address, self._hidden):
                 client.delete_collection(name)
 
         self._collections.pop(name, None)
@@ -68,7 +71,7 @@ class Link:
             client = self._open()
             for last in (False, True):
                 try:
-                    with errors_of(self.address):
+                    with errors_of(self.address, self._hidden):
                         there = self._collections.get(name)
                         if there is None:
                             there = self._collections[name] = client.get_collection(name, embedding_function=None)
@@ -103,7 +106,7 @@ class Link:
             self._collections.clear()
             if client is None or self._process != os.getpid():
                 return
-            with errors_of(self.address):
+            with errors_of(self.address, self._hidden):
                 chroma_client.close(client)
             if self._directory is not None:
                 chroma_client.release(self._directory)
@@ -117,7 +120,7 @@ class Link:
                 self._collections.clear()
             if self._client is None:
                 self._client, self._process = self._connect(), os.getpid()
-                with errors_of(self.address):
+                with errors_of(self.address, self._hidden):
                     self._batch = min(MAX_BATCH, int(self._client.get_max_batch_size()))
             return self._client
 

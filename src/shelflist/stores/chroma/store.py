@@ -45,7 +45,7 @@ from shelflist.core.types import (
 )
 from shelflist.stores._connect import server
 from shelflist.stores.chroma import client as chroma_client
-from shelflist.stores.chroma.client import CollectionMissing, WriteUnapplied
+from shelflist.stores.chroma.client import CollectionMissing, Hidden, WriteUnapplied
 from shelflist.stores.chroma.link import MAX_BATCH, Link, parts_of
 from shelflist.stores.chroma.records import point_id, point_of, record, record_id, vectors_of, written
 from shelflist.stores.chroma.search import STALE, Searcher, ef_search
@@ -87,8 +87,10 @@ class ChromaStore:
         versions="1.0.20 to 1.5.9 (a server tells only that it is 1, so only that is checked), 1.5 in a directory",
     )
 
-    def __init__(self, address: str, connect: Callable[[], Any], directory: Path | None = None) -> None:
-        self._link = Link(address, connect, directory)
+    def __init__(
+        self, address: str, connect: Callable[[], Any], directory: Path | None = None, hidden: Hidden = str
+    ) -> None:
+        self._link = Link(address, connect, directory, hidden)
         if directory is not None:
             self.capabilities = replace(type(self).capabilities, concurrent_writers=False)
         self._searcher = Searcher(self._link, self.capabilities)
@@ -107,7 +109,9 @@ class ChromaStore:
         where = server(place, port=_PORT, options=frozenset({"tenant", "database"}), users=True)
         if place.path:
             raise ConfigError(f"{place} has a path. Name Chroma's database by ?database={place.path}")
-        return cls(where.address, lambda: chroma_client.on_server(where, place.username))
+        user = place.username
+        hidden = chroma_client.secrets_of(where, user)
+        return cls(where.address, lambda: chroma_client.on_server(where, user), hidden=hidden)
 
     @property
     def database(self) -> Database | None:
