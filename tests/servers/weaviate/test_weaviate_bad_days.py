@@ -6,11 +6,14 @@ import http.server
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import pytest
 from engines import free_port
 from weaviate_engine import WeaviateServer, open_store, running
 
+import shelflist
 from shelflist.core.errors import (
     ConfigError,
     DimensionMismatch,
@@ -113,21 +117,78 @@ def test_tls_to_a_server_without(server: WeaviateServer) -> None:
     assert "TLS" in text and "tls=1" in text and KEY not in text
 
 
-def test_a_server_that_is_too_old() -> None:
-    class Old(http.server.BaseHTTPRequestHandler):
+@contextmanager
+def fake(status: int, body: bytes, host: str = "127.0.0.1") -> Iterator[tuple[int, list[str]]]:
+    """The port of a server that has one answer for everything, and what it was asked for."""
+    seen: list[str] = []
+
+    class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            seen.append(self.path)
+            self.send_response(status)
             self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(json.dumps({"version": "1.30.1"}).encode())
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Old) as old:
-        threading.Thread(target=old.serve_forever, daemon=True).start()
-        assert "1.30.1" in refusal(f"weaviate://127.0.0.1:{old.server_port}", StoreError)
-        old.shutdown()
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    with Server((host, 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_port, seen
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize("version", ["1.30.1", "1.20.3"])
+def test_a_server_that_is_too_old(version: str) -> None:
+    with fake(200, json.dumps({"version": version}).encode()) as (port, _):
+        text = refusal(f"weaviate://127.0.0.1:{port}", StoreError)
+    assert version in text and "1.33" in text
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b'{"detail": "Not Found"}'),
+        (404, b"<html>unauthorized</html>"),
+        (405, b""),
+        (301, b""),
+        (501, b"{}"),
+        (200, b"<html>hello</html>"),
+        (200, b"{}"),
+        (200, b"[]"),
+        (200, b"7"),
+        (200, b"null"),
+        (200, b'{"version": 7}'),
+        (200, b'{"version": "latest"}'),
+        (200, b'{"version": "1.38.0", "grpcMaxMessageSize": "much"}'),
+    ],
+)
+def test_something_else_answers(tmp_path: Path, status: int, body: bytes) -> None:
+    """One clear error, at once, and no ledger that was made for nothing."""
+    ledger = tmp_path / "ledger.db"
+    with fake(status, body) as (port, seen):
+        url = f"weaviate://127.0.0.1:{port}"
+        with pytest.raises(StoreError, match=rf"{url} is not Weaviate.*[Cc]heck the address") as caught:
+            shelflist.open(url, "docs", ledger=f"sqlite:{ledger}", embedder=None, fingerprint="f", dimensions=16)
+    assert not isinstance(caught.value, Transient) and set(seen) == {"/v1/meta"} and len(seen) <= 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_repeats_the_api_key() -> None:
+    """A proxy, say: neither in the message nor in the traceback that a log would have of it."""
+    for status in (403, 404):
+        with fake(status, json.dumps({"error": f"Bearer {KEY}"}).encode()) as (port, _):
+            store = open_store(f"weaviate://127.0.0.1:{port}?api_key={KEY}")
+            with pytest.raises(StoreError) as caught:
+                store.create(GenerationSpec("sl_refused_1", 16))
+            assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
 def test_api_keys(tmp_path: Path) -> None:
@@ -148,6 +209,7 @@ def test_api_keys(tmp_path: Path) -> None:
         assert len(ask(store, spec).items) == 3
         store.write_marker("docs", "a ledger")
         assert store.read_marker("docs") == "a ledger"
+        assert KEY not in repr(store._calls.session._now)  # tools that print the variables of a traceback show it
         store.close()
 
 

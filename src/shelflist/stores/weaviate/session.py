@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from shelflist.core.errors import (
@@ -49,7 +49,7 @@ class _Open:
     client: Any
     channel: Any
     stub: Any
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)  # the API key is among them
     largest: int
     proto: Any
 
@@ -151,18 +151,10 @@ class Session:
             skip_init_checks=True,  # they ask a package registry whether the client is the newest
         )
         try:
-            meta = self._translated(lambda: (client.connect(), client.get_meta())[1])
-            version = str(meta.get("version", ""))
-            found = re.match(r"(\d+)\.(\d+)", version)
-            if found is None or (int(found[1]), int(found[2])) < OLDEST:
-                oldest = ".".join(map(str, OLDEST))
-                raise StoreError(
-                    f"Weaviate at {self.address} is version {version!r}; {oldest} is the oldest supported."
-                )
+            largest = self._met(client)
         except BaseException:
             client.close()
             raise
-        largest = int(meta.get("grpcMaxMessageSize") or _ENOUGH)
         options = [
             ("grpc.max_send_message_length", largest),
             ("grpc.max_receive_message_length", largest),
@@ -179,6 +171,45 @@ class Session:
         stub = proto.weaviate_pb2_grpc.WeaviateStub(channel)
         return _Open(os.getpid(), client, channel, stub, headers, largest, proto)
 
+    def _met(self, client: Any) -> int:
+        """Meet the server; bytes of its largest message. What is no Weaviate, or too old a one, is said to be that."""
+        try:
+            client.connect()
+            meta = client.get_meta()
+            version = meta["version"]
+            major, minor = map(int, re.findall(r"\d+", version)[:2])
+            largest = int(meta.get("grpcMaxMessageSize") or _ENOUGH)
+        except Exception as error:
+            ours = self._unmet(error)
+            if ours is None:
+                raise
+            raise ours from self._shown(error)
+        if (major, minor) < OLDEST:
+            raise self._too_old(version)
+        return largest
+
+    def _unmet(self, error: Exception) -> StoreError | None:
+        old = re.search(r"version (\S+) is not supported", str(error))
+        if old is not None:  # the client's own limit, which it takes for a server that is away
+            return self._too_old(old[1])
+        status = getattr(error, "status_code", None)
+        if isinstance(status, int) and status not in _MAY_BE_WEAVIATE and (status < 500 or status in (501, 505)):
+            return self._no_weaviate(f"HTTP {status}" if status >= 300 else "something else")
+        ours = self.translate(error)
+        if ours is None and isinstance(error, (AssertionError, AttributeError, LookupError, TypeError, ValueError)):
+            return self._no_weaviate("something else")  # the client reads whatever it is told
+        return ours
+
+    def _too_old(self, version: str) -> StoreError:
+        oldest = ".".join(map(str, OLDEST))
+        return StoreError(f"Weaviate at {self.address} is version {version!r}; {oldest} is the oldest supported.")
+
+    def _no_weaviate(self, what: str) -> StoreError:
+        return StoreError(
+            f"What answers at {self.address} is not Weaviate: /v1/meta gives {what}. Check the address: host and port of "
+            "the URL."
+        )
+
     def _translated(self, work: Callable[[], Answer]) -> Answer:
         try:
             return work()
@@ -188,7 +219,12 @@ class Session:
             ours = self.translate(error)
             if ours is None:
                 raise
-            raise ours from error
+            raise ours from self._shown(error)
+
+    def _shown(self, error: Exception) -> Exception | None:
+        """The error, unless it repeats the API key: a cause stands in the traceback, with its own text."""
+        text = _whole_text(error)
+        return error if self.server.hidden(text) == text else None
 
     def translate(self, error: Exception) -> StoreError | None:
         """Our error for one of the client's, of gRPC's or of its HTTP library's; None for anybody else's."""
@@ -287,6 +323,8 @@ _HTTP = {
     408: "DEADLINE_EXCEEDED",
     429: "UNAVAILABLE",
 }
+_MAY_BE_WEAVIATE = {400, 401, 403, 408, 429}
+"""What Weaviate, or a proxy before it, answers to a question for /v1/meta that it refuses; 400 is the way of TLS."""
 _TLS = re.compile(r"WRONG_VERSION_NUMBER|SSL|certificate|[Hh]andshake|Meta endpoint! Unexpected status code: 400")
 _AWAY = re.compile(
     r"connection refused|Connection refused|not enough memory|leader not found|context canceled|resolve node name"
