@@ -449,6 +449,44 @@ def test_what_may_be_repeated_is_asked_again(
     store.drop(spec.name)
 
 
+@pytest.mark.parametrize("step", ["create", "upsert", "ask", "read_marker", "write_marker", "scan", "stats"])
+def test_the_first_connection_is_tried_again_too(
+    server: WeaviateServer, spec: GenerationSpec, few_retries: None, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    from weaviate import WeaviateClient
+    from weaviate.exceptions import WeaviateStartUpError
+
+    connect, failures, tried = WeaviateClient.connect, [2], []
+
+    def away(client: WeaviateClient) -> None:
+        tried.append(client)
+        if len(tried) <= failures[0]:
+            raise WeaviateStartUpError("Could not connect to Weaviate: Connection refused.")
+        connect(client)
+
+    monkeypatch.setattr(WeaviateClient, "connect", away)
+    steps: dict[str, Callable[[WeaviateStore], object]] = {
+        "create": lambda late: late.create(spec),
+        "upsert": lambda late: late.upsert(spec, make_points("p", 2, seed=1)),
+        "ask": lambda late: ask(late, spec),
+        "read_marker": lambda late: late.read_marker("docs"),
+        "write_marker": lambda late: late.write_marker("docs", "a ledger"),
+        "scan": lambda late: list(late.scan(spec)),
+        "stats": lambda late: late.stats(spec),
+    }
+    late = open_store(server.url)
+    steps[step](late)
+    late.close()
+    assert len(tried) == 3
+    tried.clear()
+    failures[0] = 99
+    late = open_store(server.url)
+    with pytest.raises(StoreUnavailable):
+        steps[step](late)
+    late.close()
+    assert len(tried) == 5, "five tries, and no more"
+
+
 def test_what_somebody_made_read_only(store: WeaviateStore, spec: GenerationSpec) -> None:
     """Another thing than a full disk, and said otherwise."""
     store.upsert(spec, make_points("p", 5, seed=1))

@@ -114,6 +114,9 @@ class Session:
         now = self._now
         if now is not None and now.pid == os.getpid():
             return now
+        return retried(self._open, f"Opening Weaviate at {self.address}")
+
+    def _open(self) -> _Open:
         with self._lock:
             if self._now is not None and self._now.pid != os.getpid():
                 _abandoned.append(self._now)
