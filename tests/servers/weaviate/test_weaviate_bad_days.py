@@ -6,7 +6,6 @@ import http.server
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -118,7 +117,7 @@ def test_tls_to_a_server_without(server: WeaviateServer) -> None:
 
 
 @contextmanager
-def fake(status: int, body: bytes, host: str = "127.0.0.1") -> Iterator[tuple[int, list[str]]]:
+def fake(status: int, body: bytes) -> Iterator[tuple[int, list[str]]]:
     """The port of a server that has one answer for everything, and what it was asked for."""
     seen: list[str] = []
 
@@ -134,10 +133,7 @@ def fake(status: int, body: bytes, host: str = "127.0.0.1") -> Iterator[tuple[in
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    class Server(http.server.ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-    with Server((host, 0), Answers) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield server.server_port, seen
@@ -189,6 +185,19 @@ def test_what_repeats_the_api_key() -> None:
             with pytest.raises(StoreError) as caught:
                 store.create(GenerationSpec("sl_refused_1", 16))
             assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_address_of_ipv6(tmp_path: Path) -> None:
+    with running(tmp_path / "server", host="::1") as server:
+        assert "[::1]" in server.url
+        for url in (server.url, f"{server.url}&grpc_host=::1", f"{server.url}&grpc_host=[::1]"):
+            store = open_store(url)
+            spec = GenerationSpec("sl_six_1", 16)
+            store.create(spec)
+            store.upsert(spec, make_points("p", 3, seed=1))
+            assert len(ask(store, spec).items) == 3
+            store.drop(spec.name)
+            store.close()
 
 
 def test_api_keys(tmp_path: Path) -> None:

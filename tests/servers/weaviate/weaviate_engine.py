@@ -17,14 +17,25 @@ URL = "SHELFLIST_TEST_WEAVIATE_URL"
 
 
 class WeaviateServer(ServerProcess):
-    """One node with its data in `folder`; `url` opens a store on it. `small_disk`: its data is on a disk of 64 MB."""
+    """One node with its data in `folder`; `url` opens a store on it. `small_disk`: its data is on a disk of 64 MB.
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, *, small_disk: bool = False) -> None:
+    `host`: where its HTTP listens; gRPC listens everywhere.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        small_disk: bool = False,
+        host: str = "127.0.0.1",
+    ) -> None:
         binary = engine_folder() / "bin" / "weaviate-server"
         if not binary.is_file():
             missing(f"no Weaviate server at {binary}: .ci/run builds it")
         require_isolation("Weaviate")
         folder.mkdir(parents=True, exist_ok=True)
+        self._address = f"[{host}]" if ":" in host else host
         self.port, self.grpc_port, *inner = (free_port() for _ in range(6))
         names = ("CLUSTER_GOSSIP_BIND_PORT", "CLUSTER_DATA_BIND_PORT", "RAFT_PORT", "RAFT_INTERNAL_RPC_PORT")
         environment = {
@@ -42,7 +53,7 @@ class WeaviateServer(ServerProcess):
             **dict(zip(names, map(str, inner), strict=True)),
             **(settings or {}),
         }
-        command = [str(binary), "--host", "127.0.0.1", "--port", str(self.port), "--scheme", "http"]
+        command = [str(binary), "--host", host, "--port", str(self.port), "--scheme", "http"]
         self.data = folder / "data"
         if small_disk:
             self.data.mkdir()
@@ -52,18 +63,18 @@ class WeaviateServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        return f"weaviate://127.0.0.1:{self.port}?grpc_port={self.grpc_port}"
+        return f"weaviate://{self._address}:{self.port}?grpc_port={self.grpc_port}"
 
     def _is_ready(self) -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/.well-known/ready", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://{self._address}:{self.port}/v1/.well-known/ready", timeout=2) as answer:
             return bool(answer.status == 200)
 
 
 @contextmanager
 def running(
-    folder: Path, settings: Mapping[str, str] | None = None, *, small_disk: bool = False
+    folder: Path, settings: Mapping[str, str] | None = None, *, small_disk: bool = False, host: str = "127.0.0.1"
 ) -> Iterator[WeaviateServer]:
-    server = WeaviateServer(folder, settings, small_disk=small_disk)
+    server = WeaviateServer(folder, settings, small_disk=small_disk, host=host)
     server.start()
     try:
         yield server

@@ -59,7 +59,7 @@ class Session:
 
     def __init__(self, server: Server, grpc_host: str, grpc_port: int) -> None:
         self.server = server
-        self._grpc_host = grpc_host
+        self._http_host, self._grpc_host = _in_address(server.host), _in_address(grpc_host)
         self._grpc_port = grpc_port
         self._lock = ProcessLock()
         self._now: _Open | None = None
@@ -139,7 +139,7 @@ class Session:
         server = self.server
         client = weaviate.WeaviateClient(
             connection_params=weaviate.connect.ConnectionParams.from_params(
-                http_host=server.host,
+                http_host=self._http_host,
                 http_port=server.port,
                 http_secure=server.tls,
                 grpc_host=self._grpc_host,
@@ -299,6 +299,11 @@ class Session:
     def _without_secret(self, text: str) -> str:
         said = " ".join(self.server.hidden(text).split())
         return said if len(said) <= 300 else said[:297] + "..."
+
+
+def _in_address(host: str) -> str:
+    """A host as it stands before a colon and a port."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _names_authorities() -> bool:
