@@ -46,6 +46,7 @@ def refusal(url: str, kind: type[ShelflistError]) -> str:
     with opened(url) as store, pytest.raises(kind) as caught:
         store.create(GenerationSpec("sl_refused_1", 16))
     assert "milvus://127.0.0.1:" in str(caught.value)
+    assert kind is not StoreError or not isinstance(caught.value, Transient)
     return str(caught.value)
 
 
@@ -77,8 +78,9 @@ def test_a_url_that_is_wrong(url: str) -> None:
 
 
 def test_tls_to_a_server_without(server: MilvusServer) -> None:
-    text = refusal(f"{server.url}?tls=1&timeout=2&api_key={SECRET}", StoreUnavailable)
-    assert "tls=" in text and SECRET not in text
+    begun = time.monotonic()
+    text = refusal(f"{server.url}?tls=1&timeout=2&api_key={SECRET}", StoreError)
+    assert "Leave out tls=1" in text and SECRET not in text and time.monotonic() - begun < 8
 
 
 def test_tls_and_passwords(tmp_path: Path) -> None:
@@ -98,8 +100,8 @@ def test_tls_and_passwords(tmp_path: Path) -> None:
     }
     with running(tmp_path / "server", settings) as server:
         tls = f"tls=1&ca={certificate}"
-        refusal(f"{server.url}?timeout=2", StoreUnavailable)
-        refusal(f"{server.url}?tls=1&timeout=2", StoreUnavailable)  # nobody vouches for the certificate
+        assert "Add tls=1" in refusal(f"{server.url}?timeout=2", StoreError)
+        assert "ca=" in refusal(f"{server.url}?tls=1&timeout=2", StoreError)  # nobody vouches for the certificate
         at = server.url.removeprefix("milvus://")
         text = refusal(f"milvus://root:{SECRET}@{at}?{tls}", StoreDenied)
         assert "password" in text and SECRET not in text
@@ -422,6 +424,48 @@ def test_what_may_be_repeated_is_asked_again(
     store.write_marker("again", None)
     store.drop(spec.name)
     assert set(failed.values()) == {2} and set(failed) == set(calls)
+
+
+@pytest.mark.parametrize("step", ["capabilities", "create", "upsert", "read_marker", "scan"])
+def test_the_first_connection_is_tried_again_too(
+    server: MilvusServer, spec: GenerationSpec, no_patience: None, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    steps: dict[str, Callable[[MilvusStore], object]] = {
+        "capabilities": lambda late: late.capabilities,
+        "create": lambda late: late.create(spec),
+        "upsert": lambda late: late.upsert(spec, make_points("p", 2, seed=1)),
+        "read_marker": lambda late: late.read_marker("docs"),
+        "scan": lambda late: list(late.scan(spec)),
+    }
+    with opened(server.url) as late:
+        reached, tried = late._link._reached, []
+
+        def away() -> str:
+            tried.append(1)
+            if len(tried) <= failures:
+                raise StoreUnavailable(f"Milvus at {late._link.address} cannot be reached.")
+            return reached()
+
+        monkeypatch.setattr(late._link, "_reached", away)
+        failures = 99
+        with pytest.raises(StoreUnavailable):
+            steps[step](late)
+        assert len(tried) in (5, 6)
+        tried.clear()
+        failures = 2
+        steps[step](late)
+        assert len(tried) == 3
+
+
+def test_a_server_that_is_up_and_does_not_answer_yet(server: MilvusServer, no_patience: None) -> None:
+    """Its port takes connections, as one does that speaks otherwise: this one may pass."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        for tls in ("0", "1"):
+            text = refusal(f"{server.url}?timeout=0.3&tls={tls}", StoreUnavailable)
+            assert "gRPC port" in text
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 def test_a_load_that_does_not_end(server: MilvusServer, store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:

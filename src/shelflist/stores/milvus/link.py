@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -36,6 +37,9 @@ PATIENCE = 600.0
 """Seconds for what Milvus does by itself, such as building an index."""
 _POLL = 0.05
 _LONGEST_CONNECT = 10.0
+_LONGEST_PROBE = 3.0
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a client of HTTP/2, and so of gRPC, begins: settings of its own, none."""
 _IN_FLIGHT = 4
 _NOT_FOUND = 100
 _NOT_YET = {2, 4, 8, 12, 101, 103, 106, 202, 503, 901, 902, 905}
@@ -108,8 +112,12 @@ class Link:
 
     @property
     def version(self) -> Version:
-        self.client()
+        self._reachable()
         return self._version
+
+    def _reachable(self) -> None:
+        """There is a client, whose opening is tried again as every other call is."""
+        _connect.retried(self.client, f"Opening Milvus at {self.address}")
 
     def client(self) -> Client:
         with self._lock:
@@ -121,7 +129,7 @@ class Link:
     @property
     def threads(self) -> ThreadPoolExecutor:
         """For requests that go out at once, a few at a time."""
-        self.client()
+        self._reachable()
         assert self._threads is not None
         return self._threads
 
@@ -185,12 +193,12 @@ class Link:
         except Exception as error:
             if self.path is not None:
                 _close_lite(self.path)
-            raise self.error("connect", error) from error
+            raise self._unopened(error) from error
         try:
             told = str(client.get_server_version(timeout=seconds))
         except Exception as error:
             client.close()
-            raise self.error("connect", error) from error
+            raise self._unopened(error) from error
         self._version = Version.parse(told)
         if not self._version.has(*OLDEST):
             client.close()
@@ -210,6 +218,22 @@ class Link:
             ) from error
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
+
+    def _unopened(self, error: Exception) -> StoreError:
+        """The error of a connection; one that does not pass where the port answers, and speaks otherwise."""
+        ours = self.error("connect", error)
+        if not isinstance(ours, StoreUnavailable) or self.path is not None:
+            return ours
+        seconds = min(self.timeout, _LONGEST_PROBE)
+        if self._tls and "CERTIFICATE_VERIFY_FAILED" in f"{error} {error.__cause__}":
+            wrong: str | bool = "nobody vouches for its certificate. Name the file of its authority by ca= of the URL"
+        elif self._tls:
+            wrong = _answers_in_the_clear(self._host, self._port, seconds) and "it does not speak TLS. Leave out tls=1"
+        else:
+            wrong = _speaks_tls(self._host, self._port, seconds) and "it speaks TLS. Add tls=1 to the URL"
+        if wrong:
+            return StoreError(f"{ours.args[0].partition(': connect')[0]} cannot be spoken to so: {wrong}.")
+        return ours
 
     def error(self, what: str, error: Exception) -> StoreError:
         """The client's error as ours."""
@@ -245,6 +269,31 @@ class Link:
         if starts or code in _NOT_YET or "nodes not enough" in text or getattr(error, "retriable", False):
             return StoreUnavailable(f"{at} The server is not ready for it: try again in a moment.")
         return StoreError(f"{at} See the log of the server.")
+
+
+def _speaks_tls(host: str, port: int, seconds: float) -> bool:
+    """Asked without the client: gRPC's errors do not tell a server that speaks otherwise from one that is not up yet."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((host, port), seconds) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return True
+    except OSError:
+        return False
+
+
+def _answers_in_the_clear(host: str, port: int, seconds: float) -> bool:
+    try:
+        with socket.create_connection((host, port), seconds) as plain:
+            plain.sendall(_GREETING)
+            answer = plain.recv(9)
+    except OSError:
+        return False
+    return answer.startswith(b"HTTP/") or answer[3:4] == b"\x04"  # HTTP/1, or the settings of HTTP/2
 
 
 def _check_file_options(place: StoreUrl) -> None:
