@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engines import free_port
@@ -494,6 +495,58 @@ def test_the_first_connection_is_tried_again_too(
         steps[step](late)
     late.close()
     assert len(tried) == 5, "five tries, and no more"
+
+
+class Queue:
+    """A clock, and a server whose queue is (length, status) at each moment of it."""
+
+    def __init__(self, at: Callable[[float], tuple[int, str]]) -> None:
+        self.now = 1_000.0
+        self._at = at
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += max(1.0, seconds)
+
+    def rest(self, work: object) -> list[SimpleNamespace]:
+        length, status = self._at(self.now - 1_000)
+        return [
+            SimpleNamespace(shards=[SimpleNamespace(vector_queue_length=length, vector_indexing_status=status)]),
+            SimpleNamespace(shards=None),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("at", "error", "seconds"),
+    [
+        (lambda now: (5, "INDEXING") if now < 5_000 else (0, "READY"), None, 5_000),
+        (lambda now: (0, "INDEXING") if now < 5_000 else (0, "READY"), None, 5_000),
+        (lambda now: (max(0, 50 - int(now // 100)), "READY"), None, 5_000),
+        (lambda now: (max(0, 50 - int(now // 100)), "READONLY" if now % 100 < 5 else "READY"), None, 5_000),
+        (lambda now: (5, "READY"), StoreTimeout, 600),
+        (lambda now: (max(5, 50 - int(now // 100)), "READY"), StoreTimeout, 5_100),
+        (lambda now: (5, "READONLY"), StoreReadOnly, 10),
+    ],
+)
+def test_flush_waits_as_long_as_the_server_works(
+    monkeypatch: pytest.MonkeyPatch,
+    at: Callable[[float], tuple[int, str]],
+    error: type[StoreError] | None,
+    seconds: float,
+) -> None:
+    """Whatever `timeout` says, which is of one request."""
+    queue = Queue(at)
+    store = open_store("weaviate://127.0.0.1:1?timeout=2")
+    monkeypatch.setattr("shelflist.stores.weaviate.store.time", queue)
+    monkeypatch.setattr(store._calls.session, "rest", queue.rest)
+    if error is None:
+        store.flush(GenerationSpec("sl_queue_1", 16))
+    else:
+        with pytest.raises(error, match="5 vectors of sl_queue_1"):
+            store.flush(GenerationSpec("sl_queue_1", 16))
+    assert seconds <= queue.now - 1_000 <= seconds + 20
 
 
 def test_what_somebody_made_read_only(store: WeaviateStore, spec: GenerationSpec) -> None:

@@ -170,12 +170,13 @@ class Calls:
             return [""]
         return sorted(self.session.rest(lambda client: client.collections.get(place.name).tenants.get()))
 
-    def waiting(self, name: str) -> int:
-        """Vectors of a class that are stored and not in its index yet; at least 1 while a shard says that it indexes."""
+    def queue(self, name: str) -> tuple[int, set[str]]:
+        """How many vectors of a class are stored and not in its index yet, and what its shards say that they do."""
         nodes = self.session.rest(lambda client: client.cluster.nodes(name, output="verbose"))
         shards = [shard for node in nodes for shard in node.shards or []]
-        queued = sum(shard.vector_queue_length or 0 for shard in shards)
-        return queued or int(any(shard.vector_indexing_status == "INDEXING" for shard in shards))
+        return sum(shard.vector_queue_length or 0 for shard in shards), {
+            str(shard.vector_indexing_status) for shard in shards
+        }
 
     def near(self, query: Vector) -> Any:
         return self.proto.base_pb2.Vectors(name=schema.VECTOR, vector_bytes=query.astype("<f4").tobytes(), type=1)

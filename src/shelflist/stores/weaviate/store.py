@@ -39,6 +39,10 @@ _POINTS = 250
 _BYTES = 8_000_000
 _IN_FLIGHT = 4
 _MAX_TERMS = 1024
+_IDLE = 600.0
+"""Seconds that a queue may stand still while no shard says that it indexes. A part of a batch waits for a minute or so."""
+_CLOSED = 10.0
+"""Seconds of the same, with a shard that takes no writes."""
 
 
 class WeaviateStore:
@@ -210,19 +214,23 @@ class WeaviateStore:
 
     def flush(self, spec: GenerationSpec) -> None:
         """A server that builds its indexes aside (ASYNC_INDEXING) has a queue; there is none on others."""
-        name = class_name(spec.name)
-        least, since = None, time.monotonic()
-        pause = 0.01
+        name, session = class_name(spec.name), self._calls.session
+        last, since, pause = 0, time.monotonic(), 0.01
         while True:
-            waiting = self._calls.waiting(name)
-            if waiting == 0:
+            waiting, states = self._calls.queue(name)
+            works = "INDEXING" in states
+            if not waiting and not works:
                 return
-            if least is None or waiting < least:
-                least, since = waiting, time.monotonic()
-            if time.monotonic() - since > self._calls.session.server.timeout:
+            if works or waiting != last:  # however long it takes: a large queue is no fault
+                last, since = waiting, time.monotonic()
+            still = time.monotonic() - since
+            left = f"{waiting} vectors of {spec.name} wait to be indexed"
+            if "READONLY" in states and still > _CLOSED:
+                raise session.refused("UNKNOWN", f"{left}, and a shard is read-only")
+            if still > _IDLE:
                 raise StoreTimeout(
-                    f"Weaviate at {self._calls.session.address} has {waiting} vectors of {spec.name} in its queue, and no "
-                    f"fewer for {self._calls.session.server.timeout:g} s. Look into its log; what was written is stored."
+                    f"Weaviate at {session.address} does nothing: {left}, and for {_IDLE:g} s it has taken none of them. "
+                    "Look into its log; what was written is stored."
                 )
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
@@ -264,7 +272,7 @@ class WeaviateStore:
         name = homes_name(spec.name) if place.tenanted else place.name
         return {
             "points": self._calls.objects(name, "", None),
-            "waiting_vectors": self._calls.waiting(place.name),
+            "waiting_vectors": self._calls.queue(place.name)[0],
             "tenants": len(self._calls.tenants(place)) if place.tenanted else 0,
         }
 
