@@ -475,8 +475,65 @@ def test_a_load_that_does_not_end(server: MilvusServer, store: MilvusStore, monk
     spec = GenerationSpec("sl_endless_1", 16)
     with opened(f"{server.url}?timeout=1") as hasty:
         monkeypatch.setattr(client_of(hasty), "get_load_state", lambda *_, **__: {"state": LoadState.Loading})
-        with pytest.raises(StoreTimeout, match=rf"load {spec.name}.*not done in 1 s"):
+        with pytest.raises(StoreTimeout, match=rf"load {spec.name}.*nothing of it was done for 0.5 s"):
             hasty.create(spec)
+    store.drop(spec.name)
+
+
+def test_a_load_that_goes_on(server: MilvusServer, store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes, and whatever `timeout` says, which is of one request."""
+    from pymilvus.client.types import LoadState
+
+    monkeypatch.setattr("shelflist.stores.milvus.link.PATIENCE", 0.2)
+    spec = GenerationSpec("sl_slow_1", 16)
+    with opened(f"{server.url}?timeout=1") as slow:
+        begun = time.monotonic()
+
+        def state(*_: Any, **__: Any) -> dict[str, Any]:
+            passed = time.monotonic() - begun
+            return {"state": LoadState.Loading, "progress": int(passed * 20)} if passed < 3 else real(*_, **__)
+
+        real = client_of(slow).get_load_state
+        monkeypatch.setattr(client_of(slow), "get_load_state", state)
+        slow.create(spec)
+        assert time.monotonic() - begun > 3
+    store.drop(spec.name)
+
+
+@pytest.mark.parametrize(
+    ("state", "falls", "error"),
+    [
+        ("InProgress", False, None),
+        ("Unissued", True, None),
+        ("Unissued", False, StoreTimeout),
+        ("Failed", False, StoreError),
+    ],
+)
+def test_an_index_that_takes_its_time(
+    store: MilvusStore, monkeypatch: pytest.MonkeyPatch, state: str, falls: bool, error: type[StoreError] | None
+) -> None:
+    """A build is waited for while Milvus says that it builds, or has ever less to do."""
+    spec = GenerationSpec("sl_slow_2", 16, index=Hnsw(indexing_threshold=1))
+    store.create(spec)
+    store.upsert(spec, make_points("p", 5, seed=1))
+    store.flush(spec)
+    client = client_of(store)
+    monkeypatch.setattr("shelflist.stores.milvus.link.PATIENCE", 0.5)
+    describe, begun = client.describe_index, time.monotonic()
+
+    def described(*words: Any, **options: Any) -> dict[str, Any]:
+        found, passed = describe(*words, **options), time.monotonic() - begun
+        left = 100 - int(passed * 10) if falls else 100
+        return {**found, "state": state, "pending_index_rows": left} if passed < 5 else found
+
+    monkeypatch.setattr(client, "describe_index", described)
+    if error is None:
+        store.build(spec)
+        assert time.monotonic() - begun > 5
+    else:
+        with pytest.raises(error, match=spec.name) as caught:
+            store.build(spec)
+        assert isinstance(caught.value, Transient) is (error is StoreTimeout)
     store.drop(spec.name)
 
 

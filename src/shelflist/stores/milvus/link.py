@@ -34,7 +34,9 @@ Client = Any  # pymilvus.MilvusClient, which must not be imported before it is u
 PORT = 19530
 OLDEST = (2, 3)
 PATIENCE = 600.0
-"""Seconds for what Milvus does by itself, such as building an index."""
+"""Seconds that what Milvus does by itself, such as building an index, may stand still."""
+UNDER_WAY = object()
+"""What is left to do, where Milvus only says that it does it."""
 _POLL = 0.05
 _LONGEST_CONNECT = 10.0
 _LONGEST_PROBE = 3.0
@@ -150,14 +152,16 @@ class Link:
         except StoreUnavailable:
             return _connect.retried(lambda: self.ask(what, call), f"Milvus at {self.address}: {what}")
 
-    def wait(self, what: str, done: Callable[[], bool], pause: float = _POLL) -> None:
-        """Until it is done; StoreTimeout if that takes longer than anything should."""
-        patience = max(PATIENCE, self.timeout)
-        deadline = time.monotonic() + patience
-        while not done():
-            if time.monotonic() > deadline:
+    def wait(self, what: str, left: Callable[[], object], pause: float = _POLL) -> None:
+        """Until nothing is left, which is None, however long it takes; StoreTimeout once it has long stayed the same."""
+        last, since = None, time.monotonic()
+        while (now := left()) is not None:
+            if now is UNDER_WAY or now != last:
+                last, since = now, time.monotonic()
+            if time.monotonic() - since > PATIENCE:
                 raise StoreTimeout(
-                    f"Milvus at {self.address}: {what}: not done in {patience:g} s. Look at the log of the server."
+                    f"Milvus at {self.address}: {what}: nothing of it was done for {PATIENCE:g} s. Look at the log of the "
+                    "server."
                 )
             time.sleep(pause)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from shelflist.core.errors import StoreError
 from shelflist.stores.milvus.asking import Asking
-from shelflist.stores.milvus.link import PATIENCE, Link
+from shelflist.stores.milvus.link import PATIENCE, UNDER_WAY, Link
 
 _PAUSE = 0.2
 _CHANGE_OVER = 1.0
@@ -20,20 +21,33 @@ _CHANGE_OVER = 1.0
 
 def seal(link: Link, asking: Asking, name: str) -> None:
     """Close what is open, and return when its index answers."""
-    patience = max(PATIENCE, link.timeout)
-    link.insist(f"flush {name}", lambda client: client.flush(name, timeout=patience))
-    link.wait(f"index {name}", lambda: not int(asking.index().get("pending_index_rows", 0)), _PAUSE)
-    link.insist(f"refresh {name}", lambda client: client.refresh_load(name, timeout=patience))
+    link.insist(f"flush {name}", lambda client: client.flush(name, timeout=PATIENCE))
+    link.wait(f"index {name}", lambda: _unbuilt(link, asking, name), _PAUSE)
+    link.insist(f"refresh {name}", lambda client: client.refresh_load(name, timeout=PATIENCE))
     link.wait(
         f"load the segments of {name}",
-        lambda: link.insist(f"segments of {name}", lambda c: _is_loaded(c, name)),
+        lambda: link.insist(f"segments of {name}", lambda c: _unloaded(c, name)),
         _PAUSE,
     )
     time.sleep(_CHANGE_OVER)
 
 
-def _is_loaded(client: Any, name: str) -> bool:
-    """Whether every closed segment is among those that queries are answered from."""
+def _unbuilt(link: Link, asking: Asking, name: str) -> object:
+    """Rows of closed segments that no index is built of; a large segment is one step, however long that takes."""
+    told = asking.index()
+    rows, state = int(told.get("pending_index_rows", 0)), told.get("state")
+    if not rows:
+        return None
+    if state == "Failed":
+        raise StoreError(
+            f"Milvus at {link.address} failed at building the index of {name}: {rows} rows are left. Look at the log of "
+            "the server; what was written is stored."
+        )
+    return UNDER_WAY if state == "InProgress" else rows
+
+
+def _unloaded(client: Any, name: str) -> object:
+    """Closed segments that are not among those that queries are answered from."""
     closed = {one.segment_id for one in client.list_persistent_segments(name)}
     loaded = {one.segment_id for one in client.list_loaded_segments(name) if str(one.state).endswith("Sealed")}
-    return closed <= loaded
+    return (closed - loaded) or None

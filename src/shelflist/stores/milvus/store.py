@@ -189,11 +189,12 @@ class MilvusStore:
             f"load {name}", lambda client: client.load_collection(name, timeout=self._link.timeout, _async=True)
         )
 
-        def loaded(client: Client) -> bool:
-            state = client.get_load_state(name, timeout=self._link.timeout)["state"]
-            return bool(getattr(state, "name", str(state)) == "Loaded")
+        def left(client: Client) -> object:
+            found = client.get_load_state(name, timeout=self._link.timeout)
+            state = getattr(found["state"], "name", str(found["state"]))
+            return None if state == "Loaded" else (state, found.get("progress"))
 
-        self._link.wait(f"load {name}", lambda: self._link.insist(f"load {name}", loaded))
+        self._link.wait(f"load {name}", lambda: self._link.insist(f"load {name}", left))
 
     def _asking(self, spec: GenerationSpec) -> Asking:
         columns = self._columns.get(spec.name)
