@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -457,15 +458,12 @@ def test_the_first_connection_is_tried_again_too(
         assert len(tried) == 3
 
 
-def test_a_server_that_is_up_and_does_not_answer_yet(server: MilvusServer, no_patience: None) -> None:
+def test_a_server_that_is_up_and_does_not_answer_yet(no_patience: None) -> None:
     """Its port takes connections, as one does that speaks otherwise: this one may pass."""
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
         for tls in ("0", "1"):
-            text = refusal(f"{server.url}?timeout=0.3&tls={tls}", StoreUnavailable)
-            assert "gRPC port" in text
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
+            url = f"milvus://127.0.0.1:{silent.getsockname()[1]}?timeout=0.3&tls={tls}"
+            assert "gRPC port" in refusal(url, StoreUnavailable)
 
 
 def test_a_load_that_does_not_end(server: MilvusServer, store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
