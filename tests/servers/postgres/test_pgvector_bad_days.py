@@ -248,10 +248,10 @@ def test_the_time_out_is_not_for_upkeep(url: str, monkeypatch: pytest.MonkeyPatc
         tx.execute("SELECT pg_sleep(0.5)")
         slow.append("vacuum")
 
-    def queries(tx: PostgresTransaction, spec: GenerationSpec) -> list[Vector]:
+    def queries(tx: PostgresTransaction, spec: GenerationSpec) -> tuple[list[Vector], list[Vector]]:
         tx.execute("SELECT pg_sleep(0.5)")
         slow.append("measure")
-        return []
+        return [], []
 
     monkeypatch.setattr(Upkeep, "_vacuum", vacuum)
     monkeypatch.setattr(upkeep, "_queries", queries)

@@ -49,8 +49,8 @@ def test_the_nearest_of_every_row_are_known_and_those_of_a_sample_are_not(store:
     vectors = random_vectors(ROWS, 4, DIMENSIONS)
     queries = list(prepared(random_vectors(3, 9, DIMENSIONS), spec.metric))
     with store.database.read() as tx:
-        _, found = measured_depth(tx, spec, queries, ROWS)
-        _, of_a_sample = measured_depth(tx, spec, queries, 1_000_000)
+        _, found = measured_depth(tx, spec, queries, queries, ROWS)
+        _, of_a_sample = measured_depth(tx, spec, queries, queries, 1_000_000)
     rows = [nearest(distances(prepared(vectors, spec.metric), one, spec.metric), 10) for one in queries]
     assert found == [{point_id(f"p{row}") for row in some} for some in rows]
     assert of_a_sample is None

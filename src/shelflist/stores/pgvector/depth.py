@@ -33,13 +33,15 @@ _NEAREST = 10
 
 
 def measured_depth(
-    tx: PostgresTransaction, spec: GenerationSpec, queries: Sequence[Vector], rows: int
+    tx: PostgresTransaction, spec: GenerationSpec, queries: Sequence[Vector], others: Sequence[Vector], rows: int
 ) -> tuple[int, list[set[bytes]] | None]:
-    """How deep the list by sign bits must be read, also under filters (0 where it is of no use), and the ids of each
-    query's ten nearest without a filter, where every row was looked at."""
+    """How deep the list by sign bits must be read for the queries, also under filters (0 where it is of no use), and the ids
+    of the ten nearest of each of the others without a filter, where every row was looked at."""
     share = min(1.0, _SAMPLE / max(1, rows))
     conditions = [Sql("true"), *_hard_conditions(tx, spec)]
-    ids, found, differing, matching = _looked_at(tx, spec, np.stack(queries), conditions, share)
+    ids, found, differing, matching = _looked_at(
+        tx, spec, np.stack([*queries, *others]), len(queries), conditions, share
+    )
     worst = 0.0
     for matches in matching:
         places = [_places(found[matches, one], differing[matches, one]) for one in range(len(queries))]
@@ -50,7 +52,8 @@ def measured_depth(
     depth = 0 if worst * _MARGIN > _DEEPEST else max(_LEAST_DEPTH, round(worst * _MARGIN))
     if share < 1:
         return depth, None
-    return depth, [{ids[row] for row in nearest(found[:, one], _NEAREST)} for one in range(len(queries))]
+    columns = range(len(queries), len(queries) + len(others))
+    return depth, [{ids[row] for row in nearest(found[:, one], _NEAREST)} for one in columns]
 
 
 def _places(found: Vector, differing: npt.NDArray[np.int64]) -> Vector:
@@ -60,10 +63,11 @@ def _places(found: Vector, differing: npt.NDArray[np.int64]) -> Vector:
 
 
 def _looked_at(
-    tx: PostgresTransaction, spec: GenerationSpec, queries: Vector, conditions: Sequence[Sql], share: float
+    tx: PostgresTransaction, spec: GenerationSpec, queries: Vector, coded: int, conditions: Sequence[Sql], share: float
 ) -> tuple[list[bytes], Vector, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Of a sample of n rows and q queries: ids, distances (n, q), differing bits (n, q), and who matches each condition."""
-    asked_codes = sign_bits(queries)
+    """Of a sample of n rows and q queries: ids, distances (n, q), bits that differ from the first queries' (n, coded), and who
+    matches each condition."""
+    asked_codes = sign_bits(queries[:coded])
     ids: list[bytes] = []
     asked = ", ".join(f"({one.text}) IS TRUE" for one in conditions)
     last, end = (

@@ -21,7 +21,7 @@ from shelflist.core.types import Hnsw, Ivf, SearchParams, Vector
 from shelflist.engine.exact import prepared
 from shelflist.postgres import PostgresDatabase, PostgresTransaction
 from shelflist.stores._sql import Sql
-from shelflist.stores.pgvector.depth import WANTED, measured_depth
+from shelflist.stores.pgvector.depth import measured_depth
 from shelflist.stores.pgvector.planner import FEW_ROWS, SESSION, Facts, read_facts, step
 from shelflist.stores.pgvector.rows import vector_of
 from shelflist.stores.pgvector.schema import (
@@ -37,10 +37,12 @@ DEFAULT_THRESHOLD = 10_000
 _MARKED = 0.9
 _FEW_PAGES = 200
 _GROWN = 2
-_QUERIES = 16
+_QUERIES, _MOVED = 16, 40
+_SHIFT = 0.65
+"""In the middle of what engine.calibration has found to be as hard for a graph as real questions are."""
 _SECONDS = 8.0
 """A measurement ends after so long, with the queries that it has had."""
-_FEWEST_QUERIES = 4
+_FEWEST_QUERIES = 16
 _EFFORTS = (60, 90, 120, 180, 270, 400, 600, 1000)
 _MEMORY = (64, 2_048)
 _UNHURRIED: dict[str, str | int | float] = {"statement_timeout": 0, "lock_timeout": 0}
@@ -87,14 +89,14 @@ class Upkeep:
         with self._database.read() as tx:
             tx.settings(SESSION)
             tx.execute("SELECT set_config('statement_timeout', '0', true)")
-            queries = _queries(tx, spec)
+            queries, moved = _queries(tx, spec)
             if not queries:
                 return
-            depth, nearest = measured_depth(tx, spec, queries, rows)
+            depth, nearest = measured_depth(tx, spec, queries, moved, rows)
             facts = read_facts(tx, spec)
             effort, recall = (None, None)
             if facts.is_indexed:
-                effort, recall = _effort(tx, spec, queries, nearest, Facts(rows, True, None, depth))
+                effort, recall = _effort(tx, spec, moved, nearest, Facts(rows, True, None, depth))
         with self._database.write() as tx:
             tx.execute(
                 "UPDATE sl_store_generations SET measured_rows = ?, effort = ?, depth = ?, recall = ? WHERE name = ?",
@@ -178,11 +180,12 @@ def _only_builder(tx: PostgresTransaction, name: str) -> Iterator[None]:
         tx.execute("SELECT pg_advisory_unlock(?::int, ?::int)", (_BUILDERS, key))
 
 
-def _queries(tx: PostgresTransaction, spec: GenerationSpec) -> list[Vector]:
-    """Between two stored vectors each, nearer to one: what is asked is like what is stored, and is not it."""
+def _queries(tx: PostgresTransaction, spec: GenerationSpec) -> tuple[list[Vector], list[Vector]]:
+    """What is like what is stored, and is not it: vectors between two stored ones, nearer to one; and, since a graph finds these
+    too easily, stored ones moved by the difference of two others."""
     generator = np.random.default_rng(20)
     stored: list[Vector] = []
-    for _ in range(2 * _QUERIES):
+    for _ in range(3 * _MOVED):
         # Ids are hashes, so the next one after a random one is a random point.
         found = tx.execute(
             f"SELECT vector_send(embedding) FROM {spec.name} WHERE index_status = 'indexed' AND point_id >= ?::uuid "
@@ -191,8 +194,12 @@ def _queries(tx: PostgresTransaction, spec: GenerationSpec) -> list[Vector]:
         ).fetchone()
         if found is not None:
             stored.append(prepared(vector_of(found[0]), spec.metric))
-    pairs = zip(stored[::2], stored[1::2], strict=False)
-    return [prepared((a + b / 2).astype(np.float32), spec.metric) for a, b in pairs if (a + b / 2).any()]
+    between = [a + b / 2 for a, b in zip(stored[: 2 * _QUERIES : 2], stored[1 : 2 * _QUERIES : 2], strict=False)]
+    moved = [a + _SHIFT * (b - c) for a, b, c in zip(stored[::3], stored[1::3], stored[2::3], strict=False)]
+    first, second = (
+        [prepared(one.astype(np.float32), spec.metric) for one in some if one.any()] for some in (between, moved)
+    )
+    return first, second
 
 
 def _effort(
@@ -227,7 +234,7 @@ def _effort(
         for query, best in truth:
             hit += len(best & _found(tx, step("vector", spec, Scope(), anywhere, query, 10, params, facts)))
         recall = hit / max(1, sum(len(best) for _, best in truth))
-        if recall >= WANTED:
+        if recall >= spec.target_recall:
             break
     return effort, recall
 
