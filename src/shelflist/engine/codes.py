@@ -1,4 +1,4 @@
-"""Every vector as one bit a dimension, or two, after a random rotation (RaBitQ): a scan that no filter is hard for.
+"""Every vector as one bit a dimension, or two, after a random rotation (RaBitQ): a scan that heeds any filter as it goes.
 
 Its work grows with the matching rows in a straight line, and the ranks come from all of them. The nearest by code are
 candidates: whole vectors decide. Source: Gao and Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical

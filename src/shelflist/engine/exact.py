@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: the ground truth of every recall figure.
+"""Exact nearest neighbours of one query: what `exact=True` answers.
 
 Never by BLAS: it has a matrix times a vector done by several threads, which on a busy machine wait for each other ten times
 as long as the work takes.

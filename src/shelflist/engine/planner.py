@@ -1,7 +1,8 @@
 """Which way a search goes, and the search itself.
 
     exact   every matching vector is compared; for few of them, or where it is asked for
-    codes   the codes of all matching rows are scanned and the nearest by code compared whole: no filter is hard for it
+    codes   the codes of all matching rows are scanned and the nearest by code compared whole, the more of them the less
+            well the codes tell those apart
     graph   for no filter, or one that most rows match: the quickest, where a graph has been built
     cells   in its place for an index of cells (IVF)
 

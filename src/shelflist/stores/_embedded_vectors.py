@@ -202,12 +202,13 @@ def _in_a_thread(compaction: Compaction) -> bool:
             finished.set()
 
     thread = threading.Thread(target=run, name="shelflist-build")
-    thread.start()
     try:
+        thread.start()
         finished.wait()  # not join: one that was interrupted takes the thread for ended (CPython before 3.13)
     except BaseException:
         compaction.stop()
-        finished.wait()
+        if thread.ident is not None:  # it was begun
+            finished.wait()
         raise
     thread.join()
     if errors:
