@@ -344,7 +344,7 @@ def test_a_filter_against_the_query_is_not(view: View, vectors: Vector, queries:
     assert set(found.positions.tolist()) == exact(vectors, queries[0], metric, np.flatnonzero(mask))
 
 
-@pytest.mark.parametrize("gone", [30, 100, 600])
+@pytest.mark.parametrize("gone", [100, 600])
 @pytest.mark.parametrize("way", ["graph", "cells", "packed"])
 def test_the_dead_near_a_query_do_not_hide_those_behind_them(
     view: View, vectors: Vector, cells: Cells, codes: Codes, queries: Vector, metric: Metric, gone: int, way: str
@@ -353,7 +353,7 @@ def test_the_dead_near_a_query_do_not_hide_those_behind_them(
     assert view.base is not None
     base = Base(vectors, codes, view.base.graph if way == "graph" else None, cells, Calibration(0.95, 150, 150, 20))
     hit = 0
-    for query in queries[:20]:
+    for query in queries[:10]:
         alive = np.ones(COUNT, np.bool_)
         alive[np.argsort(distances(vectors, query, metric), kind="stable")[:gone]] = False
         later = View(metric, base, vectors[:0], alive)
@@ -368,7 +368,7 @@ def test_the_dead_near_a_query_do_not_hide_those_behind_them(
         found = planner.search(later, matches, query, 10, SearchParams(), index)
         truth = exact(vectors, query, metric, np.flatnonzero(matches.mask))
         hit += len(truth & set(found.positions.tolist()))
-    assert hit / 200 >= 0.95
+    assert hit / 100 >= 0.95
 
 
 def test_a_packed_filter_that_has_lost_rows(view: View, codes: Codes, queries: Vector) -> None:
