@@ -24,6 +24,8 @@ _PARAMETERS_PER_INSERT = 8_000
 _ROWS_PER_INSERT = 1_000
 _PAGE_SIZE = 8_192
 """Bytes; SQLite's own 4,096 holds two vectors of 384 dimensions and wastes a quarter."""
+_CACHE_KIBIBYTES = 16_384
+"""Of pages, for each thread; with four times as many neither loading nor searching 100,000 rows was quicker."""
 _PAGES_BETWEEN_CHECKPOINTS = 8_000
 """64 MB of log; SQLite's own 1,000 has large writes copied into the file at each commit, and synced once more."""
 _LITTLE_SPACE = 1_000_000
@@ -224,7 +226,7 @@ class SqliteDatabase:
                     connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BETWEEN_CHECKPOINTS}")
                 # Called as the statement runs, after its snapshot was taken: no commit that it sees is of a later time.
                 connection.create_function("sl_now", 0, lambda: time.time())
-                connection.execute("PRAGMA cache_size = -16384")
+                connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
                 if not self._spill:
                     connection.execute("PRAGMA temp_store = MEMORY")
             except BaseException:

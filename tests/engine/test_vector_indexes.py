@@ -243,6 +243,8 @@ def test_the_way_that_a_search_goes(view: View, queries: Vector) -> None:
     query = queries[0]
     half = np.arange(COUNT) % 2 == 0
     assert plan_of(view, everything(view), query)[0] == f"graph of {COUNT} rows, ef_search 150 (no filter)"
+    grown = View(view.metric, view.base, view.base.vectors[:2_000] if view.base else view.newer)
+    assert "ef_search 150 (no filter), and 2000 newer" in plan_of(grown, everything(grown), query)[0]
     assert plan_of(view, everything(view), query, ef_search=77)[0].endswith("ef_search 77 (no filter)")
     assert plan_of(view, everything(view), query, index=Hnsw(ef_search=88))[0].endswith("ef_search 88 (no filter)")
     assert plan_of(view, everything(view), query, exact=True) == (f"exact over {COUNT} rows (asked for)", True, 10)
@@ -275,6 +277,10 @@ def test_cells_stand_in_the_place_of_the_graph(
     )
     assert "nprobe 7 of" in plan_of(view, everything(view), queries[0], index=index, nprobe=7)[0]
     assert "nprobe 9 of" in plan_of(view, everything(view), queries[0], index=Ivf(nprobe=9))[0]
+    # As told, though one cell holds fewer than are usually compared.
+    assert "nprobe 1 of" in plan_of(view, everything(view), queries[0], index=index, nprobe=1)[0]
+    grown = View(metric, base, vectors[:2_000])
+    assert "nprobe 20 of" in plan_of(grown, everything(grown), queries[0], index=index)[0]
     assert "nprobe 30 of 60, 225" in plan_of(view, everything(view), queries[0], index=index, limit=15)[0]
     most = Matches(np.arange(COUNT) % 5 > 0)
     assert (

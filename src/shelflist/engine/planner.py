@@ -67,6 +67,10 @@ class _Question(NamedTuple):
     def has_dead(self) -> bool:
         return self.view.alive is not None
 
+    def thinned(self, count: int) -> float:
+        """How many of an index's `count` rows there are, at least, to one that matches; newer rows beside it thin nothing out."""
+        return max(1.0, count / max(1, self.matches.count))
+
 
 def search(
     view: View, matches: Matches, query: Vector, limit: int, params: SearchParams, index: IndexSpec | None
@@ -149,7 +153,8 @@ def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | N
     effort = asked.params.ef_search or own or base.calibration.effort
     if effort is None:
         return None, ""
-    effort = math.ceil(effort * max(1.0, limit / NEIGHBOURS) * graph.count / matches.count)
+    thinned = asked.thinned(graph.count)
+    effort = math.ceil(effort * max(1.0, limit / NEIGHBOURS) * thinned)
     if limit > NEIGHBOURS and effort * _EFFORT_COST > graph.count:
         return None, ""
     if matches.is_all and not asked.has_dead:
@@ -157,7 +162,7 @@ def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | N
         return found, f"graph of {graph.count} rows, ef_search {effort} (no filter)"
     # Asked for twice as many more as filter and deletions take away. Where they take away more, as all that is near the
     # query, too few are left to be sure of the best.
-    found = graph.nearest(asked.query, math.ceil(2 * graph_candidates(limit) * graph.count / matches.count), effort)
+    found = graph.nearest(asked.query, math.ceil(2 * graph_candidates(limit) * thinned), effort)
     found = found[matches.mask[found]]
     if len(found) < graph_candidates(limit):
         return None, ""
@@ -174,10 +179,10 @@ def _by_cells(base: Base, cells: Cells, asked: _Question) -> tuple[Positions | N
     more = max(1.0, limit / NEIGHBOURS)
     depth = math.ceil(depth * more)
     # The further down the ranks, the further out their cells; and a filter leaves each cell with fewer.
-    probes = min(math.ceil(probes * more * cells.count / max(1, matches.count)), cells.cells)
-    found = cells.nearest(asked.query, 2 * depth, probes)
-    found = found[matches.mask[found]]
-    if len(found) < min(depth, matches.count):  # they are of what is near the query, and not of what may answer
+    probes = min(math.ceil(probes * more * asked.thinned(cells.count)), cells.cells)
+    came = cells.nearest(asked.query, 2 * depth, probes)
+    found = came[matches.mask[came]][:depth]
+    if len(found) < limit or 2 * len(found) < min(len(came), 2 * depth):  # what is near the query may not answer
         return None, ""
     why = "no filter" if matches.is_all else f"a filter that most match: {matches.count}"
     return found, f"cells of {cells.count} rows, nprobe {probes} of {cells.cells}, {depth} compared whole ({why})"

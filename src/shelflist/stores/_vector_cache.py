@@ -32,8 +32,9 @@ _Key = tuple[str, tuple[Any, ...]]
 
 _LIVING = "p.index_status = 'indexed'"
 _MAX_SETS = 1_000
+"""Row sets that are kept: a service with many tenants asks for one of each, in turn."""
 _MAX_SET_BYTES = 64_000_000
-"""Of the row sets of all filters: a service with many tenants asks one for each of them, in turn."""
+"""Of all of them together."""
 _FETCHED = 8_192
 
 
