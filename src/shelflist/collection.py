@@ -233,6 +233,7 @@ class Collection:
                 return 0
         parts.ledger.catalog.log(parts.record.collection_id, "deleted", document_id, {"chunks": len(keys)})
         parts.writer.purge()
+        parts.writer.build(changed=False)  # an index most of whose rows are gone is due to be built anew
         return len(keys)
 
     def mark_stale(self, document_id: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,45 @@ def test_a_damaged_snapshot_is_found_and_mended(place: Path) -> None:
             "vector index rebuilt",
         ]
         assert docs.verify()["ok"] and docs.search(vector(3)).plan.startswith("dense: graph of 300")
+
+
+def test_deleting_documents_builds_it_anew(place: Path) -> None:
+    with opened(place) as docs:
+        docs.delete("d299")
+        docs.wait_for_build()
+        assert docs.search(vector(3)).plan.startswith("dense: graph of 300 rows")  # one is not worth it
+        for number in range(230, 299):
+            docs.delete(f"d{number}")
+        docs.wait_for_build()
+        assert not docs.search(vector(3)).plan.startswith("dense: graph of 300 rows")
+        assert docs.search(vector(3)).plan.startswith("dense: graph of ")
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize("step", [-DAY, DAY])
+def test_a_clock_that_is_set_by_a_day(place: Path, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    right = time.time
+    with opened(place) as docs, opened(place) as reader:
+        assert reader.search(vector(3))[0].document_id == "d3"
+        monkeypatch.setattr("time.time", lambda: right() + step)
+        docs.sync("new", [Chunk("new", embedding=vector(3) * 2)])
+        docs.delete("d3")
+        docs.sync("d4", [Chunk("other", embedding=-vector(4))])
+        for one in (docs, reader):
+            hits = one.search(vector(3))
+            assert hits.plan.startswith("dense: graph of 300 rows") and hits[0].document_id == "new" and len(hits) == 10
+            assert "d3" not in {hit.document_id for hit in hits}
+            assert one.search(-vector(4))[0].content == "other"
+        docs.repair()
+        for one in (docs, reader):
+            assert one.search(vector(3)).plan.startswith("dense: graph of 300 rows")
+            assert one.search(vector(3))[0].document_id == "new" and one.search(-vector(4))[0].content == "other"
+        monkeypatch.setattr("time.time", right)
+        docs.delete("new")
+        assert reader.search(vector(3))[0].document_id not in ("new", "d3")
+        assert docs.verify()["ok"]
 
 
 def test_a_copy_builds_its_own(place: Path, tmp_path: Path) -> None:

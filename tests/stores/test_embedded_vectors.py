@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from shelflist.core.errors import LedgerBusy, StoreFull, UnsupportedIndex
 from shelflist.core.fields import Fields
 from shelflist.core.filters import F, prepare
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Metric, Point, SearchParams, Vector
-from shelflist.engine import planner
+from shelflist.engine import planner, snapshot
 from shelflist.engine.exact import prepared
 from shelflist.stores import _compaction, _vector_cache
 from shelflist.stores.embedded import EmbeddedStore
@@ -33,7 +34,7 @@ from shelflist.stores.protocol import GenerationSpec, Scope
 from shelflist.testing.points import point_id
 
 DIMENSIONS = 96
-FIELDS = Fields({"group": int})
+FIELDS = Fields({"group": int, "tags": list[str]})
 INDEX = Hnsw(indexing_threshold=100, full_scan_threshold=0)
 SPEC = GenerationSpec("sl_test_1", DIMENSIONS, index=INDEX, fields=FIELDS, target_recall=0.9)
 TRUTH = SearchParams(exact=True)
@@ -53,7 +54,7 @@ def point(number: int, *, vector: Vector | None = None) -> Point:
         f"d{number}",
         None,
         f"text {number}",
-        {"group": number % 3},
+        {"group": number % 3, "tags": [f"t{number % 7}"]},
         one,
     )
 
@@ -308,7 +309,10 @@ def _other_format(path: Path) -> None:
 DAMAGE: list[tuple[str, str, Callable[[Path], None]]] = [
     *(
         (name, how.__name__, how)
-        for name in ("vectors.f32", "rows.i64", "ids.u8", "codes.faiss", "graph.faiss", "manifest.json")
+        for name in (
+            *("vectors.f32", "rows.i64", "ids.u8", "codes.faiss", "graph.faiss", "manifest.json"),
+            *("columns.json", "column-1.places", "column-1.values.json", "column-2.starts", "column-2.rows"),
+        )
         for how in (_flip, _cut, Path.unlink)
     ),
     ("manifest.json", "newer", _newer),
@@ -339,6 +343,29 @@ def test_a_damaged_snapshot_is_done_without_and_built_anew(
     again.close()
 
 
+@pytest.mark.parametrize("how", [_flip, _cut, Path.unlink])
+def test_damaged_cells_are_done_without_and_built_anew(
+    place: Path, how: Callable[[Path], None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compaction, "SNAPSHOT_FROM", 100)
+    monkeypatch.setattr(planner, "FEW_MATCHES", 0)
+    spec = replace(SPEC, index=Ivf(nlist=12))
+    with closing(EmbeddedStore(place)) as first:
+        first.create(spec)
+        written(first, range(600), spec)
+        first.repair(spec)
+    how(snapshot_of(place) / "cells.faiss")
+    with closing(EmbeddedStore(place)) as again:
+        for asked in (SearchParams(), TRUTH):
+            found = again.search(spec, vector_of(3), limit=10, scope=Scope(), params=asked)
+            assert found.exact and found.items[0].point_id == point_id("3")
+        assert len([one for one in caplog.messages if "cannot be used" in one]) == 1
+        again.build(spec)
+        again._vectors.wait()
+        found = again.search(spec, vector_of(3), limit=10, scope=Scope(), params=SearchParams())
+        assert found.plan.startswith("cells of 600 rows") and found.items[0].point_id == point_id("3")
+
+
 def test_a_snapshot_whose_folder_is_gone(store: EmbeddedStore, place: Path) -> None:
     truth = ids(store, vector_of(3), exact=True)
     store.close()
@@ -350,12 +377,27 @@ def test_a_snapshot_whose_folder_is_gone(store: EmbeddedStore, place: Path) -> N
     assert snapshot_of(place)
 
 
-def test_a_copied_index_is_read_whole_and_trusted(store: EmbeddedStore, place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("may_be_written", [True, False])
+def test_a_copied_index_is_read_whole_once_and_trusted(
+    store: EmbeddedStore, place: Path, tmp_path: Path, may_be_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.close()
     shutil.copytree(place, tmp_path / "copy", copy_function=shutil.copyfile)  # with other times
-    again = EmbeddedStore(tmp_path / "copy")
-    assert plan(again).startswith("graph")
-    again.close()
+    read: list[str] = []
+    checksum = snapshot._checksum
+    monkeypatch.setattr(snapshot, "_checksum", lambda path: read.append(path.name) or checksum(path))
+    if not may_be_written:
+        monkeypatch.setattr(Path, "replace", _refused)
+    for opening in range(2):
+        again = EmbeddedStore(tmp_path / "copy")
+        assert plan(again).startswith("graph")
+        again.close()
+        assert ("vectors.f32" in read) == (opening == 0 or not may_be_written)
+        read.clear()
+
+
+def _refused(*_: object) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
 # Size and shape.

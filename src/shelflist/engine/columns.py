@@ -75,11 +75,11 @@ class ColumnsWriter:
                 members = renumbered[members]
                 order = np.argsort(members, kind="stable")
                 starts = np.searchsorted(members[order], np.arange(len(values) + 1)).astype(np.int64)
-                starts.tofile(directory / f"column-{number}.starts")
-                positions[order].tofile(directory / f"column-{number}.rows")
+                (directory / f"column-{number}.starts").write_bytes(starts.data)
+                (directory / f"column-{number}.rows").write_bytes(positions[order].data)
             else:
                 rows = renumbered[rows]
-            rows.tofile(directory / f"column-{number}.places")
+            (directory / f"column-{number}.places").write_bytes(rows.data)
         names = [{"name": name, "kind": kind.value} for name, kind in self._kinds.items()]
         (directory / COLUMNS).write_bytes(orjson.dumps(names))
 

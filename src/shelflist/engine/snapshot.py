@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,7 @@ def seal(directory: Path, moment: Moment, calibration: Calibration) -> None:
             os.fsync(file.fileno())
         state = path.stat()
         files[path.name] = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "blake2b": _checksum(path)}
-    held = {"format": FORMAT, **asdict(moment), "calibration": asdict(calibration), "files": files}
-    with (directory / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(held, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    _write_manifest(directory / MANIFEST, {"format": FORMAT, **asdict(moment), "calibration": asdict(calibration), "files": files})
     if os.name == "posix":
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -93,13 +89,24 @@ def load(directory: Path, moment: Moment) -> Snapshot:
         return _opened(directory, moment, _manifest(directory, moment))
 
 
-def _check_file(path: Path, facts: dict[str, Any], *, whole: bool = False) -> None:
-    """Compare a file with what the manifest says of it. Its bytes are read only if it was touched since, or for `whole`."""
+def _write_manifest(path: Path, held: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(held, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_file(path: Path, facts: dict[str, Any], *, whole: bool = False) -> bool:
+    """Compare a file with what the manifest says of it, and say whether it was touched since. Its bytes are read only then, or
+    for `whole`."""
     state = path.stat()
     if state.st_size != facts["size"]:
         raise SnapshotDamaged(f"{path.name} has {state.st_size} bytes, not {facts['size']}")
-    if (whole or state.st_mtime_ns != facts["mtime_ns"]) and _checksum(path) != facts["blake2b"]:
+    is_touched = bool(state.st_mtime_ns != facts["mtime_ns"])
+    if (whole or is_touched) and _checksum(path) != facts["blake2b"]:
         raise SnapshotDamaged(f"{path.name} has another checksum than when it was written")
+    facts["mtime_ns"] = state.st_mtime_ns
+    return is_touched
 
 
 def check(directory: Path, moment: Moment, *, whole: bool = True) -> None:
@@ -122,9 +129,21 @@ def _manifest(directory: Path, moment: Moment, *, whole: bool = False) -> dict[s
     for key, wanted in asdict(moment).items():
         if held[key] != wanted:
             raise SnapshotDamaged(f"its {key} is {held[key]}, not {wanted}")
-    for name, facts in held["files"].items():
-        _check_file(directory / name, facts, whole=whole)
+    touched = [name for name, facts in held["files"].items() if _check_file(directory / name, facts, whole=whole)]
+    if touched:
+        _remember_times(directory, held)
     return held
+
+
+def _remember_times(directory: Path, held: dict[str, Any]) -> None:
+    """A copy of an index is read whole once, and not again by every process; where it may not be written, so be it."""
+    aside = directory / f"{MANIFEST}.{os.urandom(4).hex()}"
+    with suppress(OSError):
+        try:
+            _write_manifest(aside, held)
+            aside.replace(directory / MANIFEST)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager

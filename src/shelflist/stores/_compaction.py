@@ -182,7 +182,7 @@ class Compaction:
                 if kind is FieldType.LIST:
                     self._copy_members(tx, field, every, columns)
         columns.save(place)
-        every.tofile(place / ROWS)
+        (place / ROWS).write_bytes(every.data)
         (place / IDS).write_bytes(b"".join(ids))
         return Moment(name, sequence, last_row, spec.dimensions, spec.metric), len(every)
 
