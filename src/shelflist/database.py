@@ -26,6 +26,9 @@ _PAGE_SIZE = 8_192
 """Bytes; SQLite's own 4,096 holds two vectors of 384 dimensions and wastes a quarter."""
 _CACHE_KIBIBYTES = 16_384
 """Of pages, for each thread; with four times as many neither loading nor searching 100,000 rows was quicker."""
+_MAPPED_BYTES = 2**31 - 65_536 if os.name == "posix" else 0
+"""Of the file, read without a copy: a search reads some forty pages that are nowhere near each other. The most that SQLite maps;
+elsewhere than on POSIX systems a file that is mapped cannot be cut."""
 _PAGES_BETWEEN_CHECKPOINTS = 8_000
 """64 MB of log; SQLite's own 1,000 has large writes copied into the file at each commit, and synced once more."""
 _LITTLE_SPACE = 1_000_000
@@ -227,6 +230,7 @@ class SqliteDatabase:
                 # Called as the statement runs, after its snapshot was taken: no commit that it sees is of a later time.
                 connection.create_function("sl_now", 0, lambda: time.time())
                 connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+                connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
                 if not self._spill:
                     connection.execute("PRAGMA temp_store = MEMORY")
             except BaseException:

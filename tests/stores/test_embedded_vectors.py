@@ -135,7 +135,7 @@ def test_a_filter_that_is_asked_again_gets_packed_codes(store: EmbeddedStore, mo
     plan(store, group=1)
     kept = store._vectors._caches[SPEC.name]._sets
     deadline = time.monotonic() + 20
-    while not any(one.count == 110 and one.prepared.is_measured for _, one in list(kept.values())):
+    while not any(one.count == 110 and one.prepared.is_ready for _, one in list(kept.values())):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert_recall(store)

@@ -102,7 +102,7 @@ def test_a_filter_that_is_kept_no_more_is_passed_over(store: EmbeddedStore, held
         sets(store).pop(key)
     held.set()
     wait_for(lambda: workers() == 0)
-    assert [one.prepared.is_measured for one in matches] == [True, False, False, True]
+    assert [one.prepared.is_ready for one in matches] == [True, False, False, True]
     assert not any(one.prepared.is_under_way for one in matches)
 
 

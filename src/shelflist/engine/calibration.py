@@ -2,16 +2,15 @@
 
 Questions do not lie where the texts do: a query that is a stored vector is found by a graph at any effort (recall .999
 where real questions have .91), so the samples are stored vectors moved by the difference of two others. How far, and how much
-deeper than they need the codes are looked through, is set so that real questions meet the target too; `bench/calibration.py`
-compares both on three sets. For codes stored vectors can be the harder ones, as where a filter leaves a few of each of many
-clusters: they are asked too, and the harder of both kinds decides.
+more than they need is allowed for, is set so that real questions meet the target too; `bench/calibration.py` compares both on
+three sets. What is measured of codes is their error, which is the same for queries of every kind.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,25 +18,27 @@ import numpy as np
 
 from shelflist.core.types import Metric, Vector
 from shelflist.engine.cells import Cells
-from shelflist.engine.codes import Codes, PackedCodes, Selection
+from shelflist.engine.codes import Codes, Selection
 from shelflist.engine.exact import Positions, distances, nearest, prepared
 from shelflist.engine.graph import Graph
 
 NEIGHBOURS = 10
 SAMPLES = 400
-_STORED = 0.25
-"""Stored vectors, to one moved query."""
 _SHIFTS = (0.5, 0.8)
 _EASY = 0.1
-"""Share that may be missed up to which samples and real questions agree. Beyond it the hardest decide, and with codes real
-questions have harder ones than the samples, with the graph less hard ones."""
+"""Share that may be missed up to which samples and real questions agree. Beyond it the hardest decide, and with the graph real
+questions have less hard ones than the samples."""
 _COMPARED = 0.99
 """The highest target at which the two have been compared: beyond it the samples are taken at their word."""
-_CODES_MARGIN, _CELLS_MARGIN = 0.5, 0.3
+_CODES_MARGIN, _CELLS_MARGIN = 0.2, 0.3
 """Of what is allowed to be missed: samples differ, and so do questions."""
-_GRAPH_SLACK, _DEEPER, _WIDER = 0.7, 1.25, 5
+_GRAPH_SLACK, _WIDER = 0.7, 5
 _LEAST_EFFORT, _MOST_EFFORT = 16, 2_048
 _DEEPEST = 2_000
+_LEAST_DOUBT = 1e-9
+_FURTHER = 4
+_USUAL = 0.9
+"""Share of the samples for which `depth` is enough."""
 _FEW = (500, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
 _TIMED = 15
 _BATCH = 4_096
@@ -46,14 +47,16 @@ _SEED = 20_260
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """For `target`, the recall@10 that is wanted: how many of the nearest by code must be compared whole (`depth`), how
-    far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). `few`: up to so many matching
-    rows, comparing them all was quicker than the codes on the machine that built the snapshot, for a filter that is new and
-    (`few_packed`) for one that has its packed copy. None: not measured, or not within reach.
+    """For `target`, the recall@10 that is wanted: how much further than it is a neighbour may seem by its code (`error`, of what
+    `Codes.doubt` says) and how many are usually left open by that (`depth`), how far the graph must look (`effort`: ef_search),
+    and into how many cells (`probes`: nprobe). `few`: up to so many matching rows, comparing them all was quicker than the codes on the
+    machine that built the snapshot, for a filter that is new and (`few_packed`) for one that has its packed copy. None: not
+    measured, or not within reach.
     """
 
     target: float
-    depth: int | None = None
+    error: float | None = None
+    depth: int = 0
     effort: int | None = None
     probes: int | None = None
     few: int | None = None
@@ -61,10 +64,12 @@ class Calibration:
 
 
 class Sample(NamedTuple):
-    """Queries, shape (n, d), and the positions of their true neighbours, shape (n, at most NEIGHBOURS)."""
+    """Queries, shape (n, d), the positions of their true neighbours, nearest first, shape (n, at most NEIGHBOURS), and how far each
+    of those is (see `exact.raw`)."""
 
     queries: Vector
     truth: Positions
+    away: Vector
 
 
 def moved_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vector:
@@ -77,92 +82,98 @@ def moved_queries(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Vect
     return prepared(moved, metric)
 
 
-def samples_of(
-    vectors: Vector, metric: Metric, count: int = SAMPLES, among: Positions | None = None
-) -> tuple[Sample, Sample]:
-    """So many moved queries, and some stored vectors, each with its neighbours (among these)."""
+def samples_of(vectors: Vector, metric: Metric, count: int = SAMPLES) -> Sample:
+    """So many moved queries, each with its neighbours."""
     moved = moved_queries(vectors, metric, count)
-    stored = vectors[np.random.default_rng(_SEED).integers(0, len(vectors), math.ceil(_STORED * count))]
-    truth = true_neighbours(vectors, np.concatenate([moved, stored]), metric, among)
-    return Sample(moved, truth[:count]), Sample(stored, truth[count:])
+    return Sample(moved, *true_neighbours(vectors, moved, metric))
 
 
-def true_neighbours(vectors: Vector, queries: Vector, metric: Metric, among: Positions | None = None) -> Positions:
-    """Positions of the NEIGHBOURS exactly nearest of each query (among these), shape (queries, at most NEIGHBOURS)."""
-    total = len(vectors) if among is None else len(among)
+def true_neighbours(vectors: Vector, queries: Vector, metric: Metric) -> tuple[Positions, Vector]:
+    """Positions of the NEIGHBOURS exactly nearest of each query, shape (queries, at most NEIGHBOURS), and how far each is (see
+    `exact.raw`)."""
     kept = np.empty((len(queries), 0), np.float32)
     places = np.empty((len(queries), 0), np.int64)
-    for start in range(0, total, _BATCH):  # a part at a time: all of a large filter need not fit into memory
-        rows = np.arange(start, min(start + _BATCH, total)) if among is None else among[start : start + _BATCH]
-        part = vectors[rows] if among is not None else vectors[start : start + _BATCH]
-        near = queries @ part.T
+    for start in range(0, len(vectors), _BATCH):
+        part = vectors[start : start + _BATCH]
+        away = -(queries @ part.T)
         if metric == "l2":
-            near = 2 * near - np.einsum("ij,ij->i", part, part)
-        best = np.stack([nearest(-one, NEIGHBOURS) for one in near])
-        kept = np.concatenate([kept, np.take_along_axis(near, best, axis=1)], axis=1)
-        places = np.concatenate([places, rows[best]], axis=1)
-        best = np.argsort(-kept, axis=1, kind="stable")[:, :NEIGHBOURS]
+            away = 2 * away + np.einsum("ij,ij->i", part, part)
+        best = np.stack([nearest(one, NEIGHBOURS) for one in away])
+        kept = np.concatenate([kept, np.take_along_axis(away, best, axis=1)], axis=1)
+        places = np.concatenate([places, start + best], axis=1)
+        best = np.argsort(kept, axis=1, kind="stable")[:, :NEIGHBOURS]
         kept, places = np.take_along_axis(kept, best, axis=1), np.take_along_axis(places, best, axis=1)
-    return places
+    if metric == "l2":
+        kept += np.einsum("ij,ij->i", queries, queries)[:, None]
+    return places, kept
 
 
-def depth_for(codes: Codes | PackedCodes, samples: Iterable[Sample], target: float, count: int) -> int | None:
-    """How many of the nearest by code hold the target's share of the true neighbours, of every sample; None beyond 2,000 or
-    half of all."""
-    most = min(_DEEPEST, count // 2)
-    deeper = _DEEPER / _hardness(target)
-    hardest = max(
-        np.quantile(_ranks(codes, one, most), _aimed(target, _CODES_MARGIN), method="higher") for one in samples
-    )
-    needed = int(deeper * (hardest + 1))
-    return needed if needed <= most else None
-
-
-def _ranks(codes: Codes | PackedCodes, sample: Sample, most: int) -> Positions:
-    """The rank by code of each true neighbour, or `most`; the shape of the truth."""
-    ranks = np.full(sample.truth.shape, most, np.int64)
-    for i, query in enumerate(sample.queries):
-        hits = sample.truth[i][:, None] == codes.nearest(query, most)[None, :]
-        ranks[i] = np.where(hits.any(axis=1), hits.argmax(axis=1), most)
-    return ranks
+def error_for(codes: Codes, vectors: Vector, sample: Sample, target: float) -> tuple[float, int] | None:
+    """By how much more than it is away a neighbour may seem to be, of its doubt, so that the target's share of them is found even
+    where all that may answer are equally far; and as how many of the nearest by code that mostly is. None if it is more than
+    2,000 or half of all."""
+    most = min(_DEEPEST, codes.count // 2)
+    scans = [codes.nearest(query, most) for query in sample.queries]
+    doubts = [
+        max(codes.doubt(query, vectors[truth[-1]]), _LEAST_DOUBT)
+        for query, truth in zip(sample.queries, sample.truth, strict=True)
+    ]
+    beyond = np.full(sample.truth.shape, np.inf)
+    for i, (truth, near) in enumerate(zip(sample.truth, scans, strict=True)):
+        hits = truth[:, None] == near.positions[None, :]
+        came = hits.any(axis=1)
+        beyond[i, came] = (near.estimates[hits.argmax(axis=1)[came]] - sample.away[i, came]) / doubts[i]
+    error = max(0.0, float(np.quantile(beyond, _aimed(target, _CODES_MARGIN), method="higher")))
+    if not math.isfinite(error):
+        return None
+    within = [
+        np.searchsorted(near.estimates, away[-1] + error * doubt)
+        for near, away, doubt in zip(scans, sample.away, doubts, strict=True)
+    ]
+    depth = int(np.quantile(within, _USUAL, method="higher"))
+    return (error, depth) if depth < most else None
 
 
 def effort_for(graph: Graph, sample: Sample, target: float) -> int | None:
     """The least ef_search, within a twelfth, by which the graph meets the target; None if none of up to 2,048 does."""
     slack = _GRAPH_SLACK * (1 - _hardness(target)) if target <= _COMPARED else 0.0
     return _least(
-        lambda query, effort: graph.nearest(query, graph_candidates(NEIGHBOURS), effort),
+        lambda i, effort: graph.nearest(sample.queries[i], graph_candidates(NEIGHBOURS), effort),
         sample,
         _aimed(target, -slack),
         between=(_LEAST_EFFORT, _MOST_EFFORT),
     )
 
 
-def probes_for(cells: Cells, depth: int, sample: Sample, target: float) -> int | None:
-    """Five times the least nprobe whose `depth` nearest by code hold the target's share of the true neighbours; None if not
-    even all cells do."""
-    needed = _least(
-        lambda query, nprobe: cells.nearest(query, depth, nprobe),
-        sample,
-        _aimed(target, _CELLS_MARGIN),
-        between=(1, cells.cells),
-    )
+def probes_for(
+    cells: Cells, codes: Codes, vectors: Vector, by_code: tuple[float, int], sample: Sample, target: float
+) -> int | None:
+    """Five times the least nprobe with which what `error_for` leaves open holds the target's share of the true neighbours; None
+    if not even all cells do."""
+    error, depth = by_code
+    bounds = [
+        away[-1] + error * codes.doubt(query, vectors[truth[-1]]) for query, truth, away in zip(*sample, strict=True)
+    ]
+
+    def open_ones(i: int, nprobe: int) -> Positions:
+        found = cells.nearest(sample.queries[i], _FURTHER * depth, nprobe)
+        return found.positions[: np.searchsorted(found.estimates, bounds[i], side="right")]
+
+    needed = _least(open_ones, sample, _aimed(target, _CELLS_MARGIN), between=(1, cells.cells))
     return None if needed is None else min(_WIDER * needed, cells.cells)
 
 
 def _least(
-    nearest: Callable[[Vector, int], Positions],
+    nearest: Callable[[int, int], Positions],
     sample: Sample,
     share: float,
     *,
     between: tuple[int, int],
 ) -> int | None:
-    """The least setting, within a twelfth, by which `nearest` finds this share of the true neighbours."""
+    """The least setting, within a twelfth, by which `nearest` finds this share of the true neighbours of its samples."""
 
     def meets(setting: int) -> bool:
-        found = 0
-        for query, near in zip(*sample, strict=True):
-            found += len(np.intersect1d(nearest(query, setting), near))
+        found = sum(len(np.intersect1d(nearest(i, setting), near)) for i, near in enumerate(sample.truth))
         return bool(found >= share * sample.truth.size)
 
     least, most = between
@@ -202,14 +213,14 @@ def few_for(codes: Codes, vectors: Vector, queries: Vector, metric: Metric, dept
 
 def _packed_scan(codes: Codes, positions: Positions, depth: int) -> Callable[[Vector], Positions]:
     packed = codes.packed(positions)
-    return lambda query: packed.nearest(query, depth)
+    return lambda query: packed.nearest(query, depth).positions
 
 
 def _scan(codes: Codes, positions: Positions, depth: int) -> Callable[[Vector], Positions]:
     mask = np.zeros(codes.count, np.bool_)
     mask[positions] = True
     selection = Selection(mask)
-    return lambda query: codes.nearest(query, depth, selection)
+    return lambda query: codes.nearest(query, depth, selection).positions
 
 
 def _seconds(ask: Callable[[Vector], None], queries: Vector) -> float:

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from shelflist.core.types import Metric, Vector
-from shelflist.engine.codes import QUERY_BITS, Selection, add_in_parts, alone, rotation_of
-from shelflist.engine.exact import Positions
+from shelflist.engine.codes import QUERY_BITS, Ranked, Selection, add_in_parts, ranked, rotation_of
 
 _BATCH = 16_384
 _TRAINING_ROWS_A_CELL = 64
@@ -65,17 +64,13 @@ class Cells:
         add_in_parts(index, vectors, _BATCH, advance)
         return cls(index)
 
-    def nearest(self, query: Vector, count: int, nprobe: int, selection: Selection | None = None) -> Positions:
-        """Positions of up to `count` nearest by code in the `nprobe` cells around the query, nearest first."""
+    def nearest(self, query: Vector, count: int, nprobe: int, selection: Selection | None = None) -> Ranked:
+        """Up to `count` nearest by code in the `nprobe` cells around the query."""
         import faiss
 
         selector = None if selection is None else selection.selector
-        params = faiss.SearchParametersPreTransform(
-            index_params=faiss.IVFRaBitQSearchParameters(sel=selector, nprobe=min(nprobe, self.cells), qb=QUERY_BITS)
-        )
-        with alone():
-            _, found = self._index.search(query[None], min(count, self.count), params=params)
-        return np.asarray(found[0][found[0] >= 0], dtype=np.int64)
+        inner = faiss.IVFRaBitQSearchParameters(sel=selector, nprobe=min(nprobe, self.cells), qb=QUERY_BITS)
+        return ranked(self._index, query, count, faiss.SearchParametersPreTransform(index_params=inner))
 
     def save(self, path: Path) -> None:
         import faiss

@@ -45,6 +45,13 @@ def distances(matrix: Vector, query: Vector, metric: Metric) -> Vector:
     return np.asarray(1 - products if metric == "cosine" else -products, dtype=np.float32)
 
 
+def raw(distance: float, metric: Metric) -> float:
+    """A distance as an estimate by code is told: the negative product, for l2 the square."""
+    if metric == "l2":
+        return distance * distance
+    return distance - 1 if metric == "cosine" else distance
+
+
 def _is_large(matrix: Vector) -> bool:
     return len(matrix) > _BY_NUMPY
 

@@ -1,8 +1,7 @@
 """Which way a search goes, and the search itself.
 
     exact   every matching vector is compared; for few of them, or where it is asked for
-    codes   the codes of all matching rows are scanned and the nearest by code compared whole, the more of them the less
-            well the codes tell those apart
+    codes   the codes of all matching rows are scanned, and those whose code leaves it open are compared whole
     graph   for no filter, or one that most rows match: the quickest, where a graph has been built
     cells   in its place for an index of cells (IVF)
 
@@ -21,24 +20,26 @@ import numpy as np
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, SearchParams, Vector
 from shelflist.engine.calibration import NEIGHBOURS, graph_candidates
 from shelflist.engine.cells import Cells
-from shelflist.engine.codes import Codes, PackedCodes
+from shelflist.engine.codes import Codes, PackedCodes, Ranked
 from shelflist.engine.exact import Positions, nearest
 from shelflist.engine.graph import Graph
-from shelflist.engine.view import MOST_GONE, Base, Matches, View
+from shelflist.engine.rescoring import rescored
+from shelflist.engine.view import Base, Matches, View
 
 FEW_MATCHES = 3_000
 """Up to so many are compared exactly, where the snapshot has not measured how many it should be."""
 _MOST = 0.6
 """Share of all rows that must live and match for the graph to be asked first: among the dead it loses its way."""
-_UNKNOWN_FILTER = 2.0
-"""A filter that nothing was measured for may be correlated against the query, and is looked at so much deeper."""
 _FEW_A_HIT = 4
 """Matches for each hit wanted, up to which no index is worth its while."""
-_TRUSTED = 0.5
-"""Of the candidates by code, the part in which the nearest must stand. Where they reach beyond, as where the nearest of all
-are dead or do not match, codes tell those that are left less well apart, and twice as many are compared."""
+_MORE, _FORGETS = 1.2, 64
+"""What a filter leaves open by its codes is learned from its own queries, so that about one in twelve has to ask twice."""
 _EFFORT_COST = 25
 """An effort of so much less than the graph's rows takes as long as comparing them all."""
+
+
+_Compared = tuple[Positions, Vector]
+"""Candidates and their distances, in no order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,16 @@ class _Question(NamedTuple):
     def has_dead(self) -> bool:
         return self.view.alive is not None
 
+    @property
+    def packed(self) -> PackedCodes | None:
+        return self.matches.prepared.packed if self.matches.prepared.is_ready else None
+
     def thinned(self, count: int) -> float:
         """How many of an index's `count` rows there are, at least, to one that matches; newer rows beside it thin nothing out."""
         return max(1.0, count / max(1, self.matches.count))
+
+    def compared(self, positions: Positions) -> Vector:
+        return self.view.distances(positions, self.query)
 
 
 def search(
@@ -81,23 +89,27 @@ def search(
     reason = _reason_for_exact(base, asked)
     if base is None or reason is not None:
         return _exactly(asked, reason or "")
-    found: Positions | None = None
+    found: _Compared | None = None
     plan = ""
     if base.graph is not None and asked.most_match:
         found, plan = _by_graph(base, base.graph, asked)
-    if base.cells is not None and (matches.is_all or asked.most_match):
-        found, plan = _by_cells(base, base.cells, asked)
+    if base.cells is not None and base.codes is not None and asked.most_match:
+        found, plan = _by_cells(base, base.cells, base.codes, asked)
     if found is None and base.codes is not None:
         found, plan = _by_codes(base, base.codes, asked)
     if found is None:
         return _exactly(asked, "the quicker ways do not reach the target here")
+    positions, distances = found
     split = view.base_count
     if view.count > split:
         newer = np.flatnonzero(matches.mask[split:]) + split
-        found = np.concatenate([found, newer])
+        positions = np.concatenate([positions, newer])
+        distances = np.concatenate([distances, asked.compared(newer)])
         plan += f", and {len(newer)} newer ones exactly"
-    at, distances = _compared(asked, found)
-    return Found(found[at], distances, exact=False, plan=plan)
+    # By position first, so that equal ones stand as in an exact search.
+    order = np.argsort(positions, kind="stable")
+    best = order[nearest(distances[order], limit)]
+    return Found(positions[best], distances[best], exact=False, plan=plan)
 
 
 def _reason_for_exact(base: Base | None, asked: _Question) -> str | None:
@@ -108,7 +120,7 @@ def _reason_for_exact(base: Base | None, asked: _Question) -> str | None:
         return "the index is flat"
     if base is None:
         return "no index is in use"
-    few = _few(base, asked.kind, packed=asked.matches.prepared.is_measured)
+    few = _few(base, asked.kind, packed=asked.matches.prepared.is_ready)
     if asked.matches.count <= few:
         return "they are few"
     # What an index takes grows with the hits that are wanted; what was measured, or is usual, is for ten.
@@ -142,12 +154,13 @@ def is_worth_packing(view: View, matches: Matches, params: SearchParams, index: 
 
 def _exactly(asked: _Question, reason: str) -> Found:
     matches = asked.matches
+    distances = asked.compared(matches.positions)
+    best = nearest(distances, asked.limit)
     plan = f"exact over {matches.count} rows ({reason})"
-    at, distances = _compared(asked, matches.positions)
-    return Found(matches.positions[at], distances, exact=True, plan=plan)
+    return Found(matches.positions[best], distances[best], exact=True, plan=plan)
 
 
-def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | None, str]:
+def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[_Compared | None, str]:
     matches, index, limit = asked.matches, asked.kind, asked.limit
     own = index.ef_search if isinstance(index, Hnsw) else None
     effort = asked.params.ef_search or own or base.calibration.effort
@@ -159,7 +172,7 @@ def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | N
         return None, ""
     if matches.is_all and not asked.has_dead:
         found = graph.nearest(asked.query, graph_candidates(limit), effort)
-        return found, f"graph of {graph.count} rows, ef_search {effort} (no filter)"
+        return (found, asked.compared(found)), f"graph of {graph.count} rows, ef_search {effort} (no filter)"
     # Asked for twice as many more as filter and deletions take away. Where they take away more, as all that is near the
     # query, too few are left to be sure of the best.
     found = graph.nearest(asked.query, math.ceil(2 * graph_candidates(limit) * thinned), effort)
@@ -167,75 +180,66 @@ def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[Positions | N
     if len(found) < graph_candidates(limit):
         return None, ""
     why = "no filter" if matches.is_all else f"a filter that most match: {matches.count}"
-    return found, f"graph of {graph.count} rows, ef_search {effort} ({why})"
+    return (found, asked.compared(found)), f"graph of {graph.count} rows, ef_search {effort} ({why})"
 
 
-def _by_cells(base: Base, cells: Cells, asked: _Question) -> tuple[Positions | None, str]:
-    matches, index, limit = asked.matches, asked.kind, asked.limit
+def _by_cells(base: Base, cells: Cells, codes: Codes, asked: _Question) -> tuple[_Compared | None, str]:
+    matches, index = asked.matches, asked.kind
     probes = asked.params.nprobe or (index.nprobe if isinstance(index, Ivf) else None) or base.calibration.probes
-    depth = base.calibration.depth
-    if probes is None or depth is None:
+    if probes is None:
         return None, ""
-    more = max(1.0, limit / NEIGHBOURS)
-    depth = math.ceil(depth * more)
     # The further down the ranks, the further out their cells; and a filter leaves each cell with fewer.
-    probes = min(math.ceil(probes * more * asked.thinned(cells.count)), cells.cells)
-    came = cells.nearest(asked.query, 2 * depth, probes)
-    found = came[matches.mask[came]][:depth]
-    if len(found) < limit or 2 * len(found) < min(len(came), 2 * depth):  # what is near the query may not answer
+    probes = math.ceil(probes * max(1.0, asked.limit / NEIGHBOURS) * asked.thinned(cells.count))
+    probes = min(probes, cells.cells)
+
+    def scan(count: int) -> Ranked:
+        came = cells.nearest(asked.query, count, probes)
+        found = came.among(matches.mask)
+        # Where most of what is near the query may not answer, those that may are in other cells.
+        return found if 2 * len(found.positions) >= len(came.positions) else found.none()
+
+    found = _rescored(base, codes, asked, scan)
+    if found is None or len(found[0]) < asked.limit:
         return None, ""
     why = "no filter" if matches.is_all else f"a filter that most match: {matches.count}"
-    return found, f"cells of {cells.count} rows, nprobe {probes} of {cells.cells}, {depth} compared whole ({why})"
+    compared = f"{len(found[0])} compared whole ({why})"
+    return found, f"cells of {cells.count} rows, nprobe {probes} of {cells.cells}, {compared}"
 
 
-def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[Positions | None, str]:
-    matches, limit = asked.matches, asked.limit
-    prepared = matches.prepared
-    known = prepared.depth if prepared.is_measured else base.calibration.depth
-    if known is None:
+def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[_Compared | None, str]:
+    matches, packed = asked.matches, asked.packed
+
+    def scan(count: int) -> Ranked:
+        if packed is None:
+            return codes.nearest(asked.query, count, matches.selection(codes.count))
+        found = packed.nearest(asked.query, count)
+        return found if matches.prepared.of is matches.mask else found.among(matches.mask)
+
+    found = _rescored(base, codes, asked, scan)
+    if found is None:
         return None, ""
-    if not prepared.is_measured and not matches.is_all:
-        known = math.ceil(known * _UNKNOWN_FILTER)
-    depth = math.ceil(known * max(1.0, limit / NEIGHBOURS))
-    packed = prepared.packed if prepared.is_measured else None
-    scan = _scan(codes, asked) if packed is None else _packed_scan(packed, codes, asked)
-    found: Positions = np.empty(0, np.int64)
-    while 2 * depth <= matches.count:
-        if len(found) < depth:
-            found = scan(2 * depth)  # what may be wanted next costs little to have at once
-        at, _ = _compared(asked, found[:depth])
-        if at.max(initial=0) < _TRUSTED * depth:
-            kind, why = ("codes", "no filter" if matches.is_all else "a filter")
-            if packed is not None:
-                kind, why = "packed codes", "a filter asked again"
-            return found[at], f"{kind} of {matches.count} rows, {depth} compared whole ({why})"
-        depth *= 2
-    return None, ""
+    kind, why = ("codes", "no filter" if matches.is_all else "a filter")
+    if packed is not None:
+        kind, why = "packed codes", "a filter asked again"
+    return found, f"{kind} of {matches.count} rows, {len(found[0])} compared whole ({why})"
 
 
-def _scan(codes: Codes, asked: _Question) -> Callable[[int], Positions]:
-    selection = asked.matches.selection(codes.count)
-    return lambda count: codes.nearest(asked.query, count, selection)
-
-
-def _packed_scan(packed: PackedCodes, codes: Codes, asked: _Question) -> Callable[[int], Positions]:
-    matches = asked.matches
-    if matches.prepared.of is matches.mask:
-        return lambda count: packed.nearest(asked.query, count)
-
-    def living(count: int) -> Positions:
-        found = packed.nearest(asked.query, math.ceil(count / (1 - MOST_GONE)))
-        found = found[matches.mask[found]]
-        # The dead may all be those near the query.
-        return found if len(found) >= min(count, matches.count) else _scan(codes, asked)(count)
-
-    return living
-
-
-def _compared(asked: _Question, positions: Positions) -> tuple[Positions, Vector]:
-    """Where the nearest of these stand among them, nearest first, and their distances. Equal ones by position, as in an
-    exact search."""
-    order = np.argsort(positions, kind="stable")
-    found = asked.view.distances(positions[order], asked.query)
-    best = nearest(found, asked.limit)
-    return order[best], found[best]
+def _rescored(base: Base, codes: Codes, asked: _Question, scan: Callable[[int], Ranked]) -> _Compared | None:
+    measured, prepared = base.calibration, asked.matches.prepared
+    error = measured.error
+    if error is None:
+        return None
+    depth = prepared.depth or measured.depth
+    found = rescored(
+        scan,
+        asked.compared,
+        lambda position: error * codes.doubt(asked.query, base.vectors[position]),
+        asked.limit,
+        asked.view.metric,
+        depth=math.ceil(depth * max(1.0, asked.limit / NEIGHBOURS)),
+        most=asked.matches.count // 2,
+    )
+    if found is not None:
+        was_enough = len(found[0]) * min(1.0, NEIGHBOURS / asked.limit) < depth
+        prepared.depth = depth - depth // _FORGETS if was_enough else math.ceil(depth * _MORE)
+    return found

@@ -29,7 +29,7 @@ from shelflist.engine.columns import COLUMNS, Columns
 from shelflist.engine.graph import Graph
 from shelflist.engine.view import Base
 
-FORMAT = 1
+FORMAT = 2
 VECTORS, ROWS, IDS, CODES, GRAPH, CELLS, MANIFEST = (
     "vectors.f32",
     "rows.i64",
@@ -74,7 +74,9 @@ def seal(directory: Path, moment: Moment, calibration: Calibration) -> None:
             os.fsync(file.fileno())
         state = path.stat()
         files[path.name] = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "blake2b": _checksum(path)}
-    _write_manifest(directory / MANIFEST, {"format": FORMAT, **asdict(moment), "calibration": asdict(calibration), "files": files})
+    _write_manifest(
+        directory / MANIFEST, {"format": FORMAT, **asdict(moment), "calibration": asdict(calibration), "files": files}
+    )
     if os.name == "posix":
         descriptor = os.open(directory, os.O_RDONLY)
         try:

@@ -17,7 +17,7 @@ from shelflist.engine.codes import Codes, Mask, PackedCodes, Selection
 from shelflist.engine.exact import Positions, distances
 from shelflist.engine.graph import Graph
 
-MOST_GONE = 0.1
+_MOST_GONE = 0.1
 """Share of a packed filter's rows that may have died before the copy is made anew."""
 _GATHER_COST = 4
 """How much dearer it is to copy a vector out of the matrix than to multiply it in place."""
@@ -70,16 +70,16 @@ class View:
 class Prepared:
     """What is made aside for a filter that is asked again: kept while rows come and go, so whoever asks next has it.
 
-    `packed`: its codes, of the mask `of`; rows that have died since are taken out of what it finds. `depth`: how deep its
-    searches must look, measured on it; None: not measured, or (`is_measured`) not within reach.
+    `packed`: its codes, of the mask `of`; rows that have died since are taken out of what it finds. None when it is ready: only
+    newer rows match. `depth`: how many of its codes most queries leave open, as far as they have told (0: nobody has asked).
     """
 
     def __init__(self) -> None:
         self.is_under_way = False
-        self.is_measured = False
+        self.is_ready = False
         self.packed: PackedCodes | None = None
         self.of: Mask | None = None
-        self.depth: int | None = None
+        self.depth = 0
 
 
 class Matches:
@@ -101,7 +101,7 @@ class Matches:
         """Go on with what was prepared, or is being prepared, for the same filter before rows came and died."""
         self.asked = older.asked
         packed = older.prepared.packed
-        if packed is None or np.count_nonzero(self.mask[: packed.end]) >= packed.count * (1 - MOST_GONE):
+        if packed is None or np.count_nonzero(self.mask[: packed.end]) >= packed.count * (1 - _MOST_GONE):
             self.prepared = older.prepared  # else the dead stand in the way of the living: it is to be made anew
 
     @property

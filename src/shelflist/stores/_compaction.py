@@ -12,6 +12,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf
 from shelflist.database import SqliteDatabase
 from shelflist.engine.calibration import (
     Calibration,
-    depth_for,
     effort_for,
+    error_for,
     few_for,
     probes_for,
     samples_of,
@@ -225,23 +226,17 @@ class Compaction:
         self._check()
         if codes is None and graph is None:
             return Calibration(spec.target_recall)
-        moved, stored = samples_of(vectors, spec.metric)
-        target = spec.target_recall
-        depth = None if codes is None else depth_for(codes, (moved, stored), target, count)
-
-        def few_if(*, packed: bool) -> int | None:
-            if codes is None or depth is None:
-                return None
-            return few_for(codes, vectors, moved.queries, spec.metric, depth, packed=packed)
-
-        return Calibration(
-            target,
-            depth=depth,
-            effort=None if graph is None else effort_for(graph, moved, target),
-            few=few_if(packed=False),
-            few_packed=few_if(packed=True),
-            probes=None if cells is None or depth is None else probes_for(cells, depth, moved, target),
+        sample, target = samples_of(vectors, spec.metric), spec.target_recall
+        measured = Calibration(target, effort=None if graph is None else effort_for(graph, sample, target))
+        by_code = None if codes is None else error_for(codes, vectors, sample, target)
+        if codes is None or by_code is None:
+            return measured
+        error, depth = by_code
+        few, few_packed = (
+            few_for(codes, vectors, sample.queries, spec.metric, depth, packed=packed) for packed in (False, True)
         )
+        probes = None if cells is None else probes_for(cells, codes, vectors, by_code, sample, target)
+        return replace(measured, error=error, depth=depth, few=few, few_packed=few_packed, probes=probes)
 
     def _check(self) -> None:
         if self._stopped.is_set():

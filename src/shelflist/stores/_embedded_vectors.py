@@ -77,7 +77,7 @@ class EmbeddedVectors:
             self._cache(spec).weigh(prepared)
         if (
             matches.asked >= _WARM
-            and not (prepared.is_under_way or prepared.is_measured)
+            and not (prepared.is_under_way or prepared.is_ready)
             and is_worth_packing(state.view, matches, params, spec.index)
         ):
             self._packer.offer(self._cache(spec), prepared, spec)

@@ -8,19 +8,15 @@ from collections import deque
 import numpy as np
 
 from shelflist.core.log import log
-from shelflist.engine.calibration import depth_for, samples_of
 from shelflist.engine.view import Prepared
 from shelflist.stores._vector_cache import VectorCache
 from shelflist.stores.protocol import GenerationSpec
 
 _MOST_WAITING = 64
-_SAMPLES = 64
-"""Queries on which the depth of one filter is measured."""
 
 
 class Packer:
-    """Packs one filter at a time: searches need the processor too, and what measuring takes of memory is not given back. Its
-    thread is there while there is work."""
+    """Packs one filter at a time: searches need the processor too. Its thread is there while there is work."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -63,7 +59,7 @@ class Packer:
 
 
 def _pack(cache: VectorCache, prepared: Prepared, spec: GenerationSpec) -> None:
-    """Make the packed copy of a filter's codes, and measure how deep its searches must look."""
+    """Make the packed copy of a filter's codes."""
     kept = cache.kept(prepared)
     if kept is None:  # nobody would find the copy
         return
@@ -73,10 +69,7 @@ def _pack(cache: VectorCache, prepared: Prepared, spec: GenerationSpec) -> None:
         return
     positions = np.flatnonzero(mask[: base.codes.count])
     if len(positions):  # else there are newer ones only, which are compared exactly
-        packed = base.codes.packed(positions)
-        samples = samples_of(base.vectors, spec.metric, _SAMPLES, positions)
-        prepared.depth = depth_for(packed, samples, base.calibration.target, len(positions))
-        prepared.packed = packed
+        prepared.packed = base.codes.packed(positions)
     prepared.of = mask
-    prepared.is_measured = True  # last: from now on it is searched by
+    prepared.is_ready = True  # last: from now on it is searched by
     cache.weigh(prepared)
