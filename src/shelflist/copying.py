@@ -131,12 +131,12 @@ def open_twin(
     try:
         if is_new_file(ledger):
             store.read_marker(name)  # a ledger that was made for a store that does not answer would be left behind
-        database = ledger_database(place, store, ledger, busy_timeout)
+        database = ledger_database(place, store, ledger, busy_timeout, argument="to_ledger")
         opened = Ledger(database)
         _refuse_same_place(place, store, opened, original)
         record = opened.catalog.find(name)
         where = ledger_place(place, ledger)
-        check_marker(store, opened, place, where, name, known=record is not None)
+        check_marker(store, opened, place, where, name, known=record is not None, argument="to_ledger")
         if record is None:
             record = _create_twin(opened, store, place, name, original.record, index)
         else:

@@ -32,6 +32,8 @@ from shelflist.stores.registry import open_store, require_scheme
 from shelflist.wanted import UNSET, Wanted, compare, typed
 
 DEFAULT_TARGET_RECALL = 0.95
+LEDGER_FLAGS = {"ledger": "--ledger, SHELFLIST_LEDGER", "to_ledger": "--to-ledger"}
+"""How a command line says what Python says by this argument: messages name both."""
 
 
 class Opened:
@@ -216,16 +218,21 @@ def generation_spec(record: CollectionRecord) -> GenerationSpec:
     )
 
 
-def ledger_database(place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float) -> Database:
-    """The database of the ledger: the store's own object where both are one, so that both work in one transaction."""
+def ledger_database(
+    place: StoreUrl, store: Store, ledger: str | None, busy_timeout: float, *, argument: str = "ledger"
+) -> Database:
+    """The database of the ledger: the store's own object where both are one, so that both work in one transaction.
+
+    `argument`: by which one the caller was to say where it is.
+    """
     if ledger is None:
         if store.database is not None:
             return store.database
         if type(store).capabilities.durable:  # not the store's own, which a server is asked for
             raise ConfigError(
                 f"The store {place} keeps no ledger, and two app servers with a ledger each would be two truths. Say where "
-                "it is: ledger='postgresql://HOST/DATABASE', or ledger='sqlite:FILE' for one machine (--ledger, "
-                "SHELFLIST_LEDGER)."
+                f"it is: {argument}='postgresql://HOST/DATABASE', or {argument}='sqlite:FILE' for one machine "
+                f"({LEDGER_FLAGS[argument]})."
             )
         return SqliteDatabase(None)
     where = parse_url(ledger)
@@ -285,20 +292,22 @@ def check_unmarked(store: Store, place: StoreUrl, ledger: str | None, name: str)
         raise _of_another_ledger(place, name, marker, f"{ledger_place(place, ledger)} is not there yet")
 
 
-def _of_another_ledger(place: StoreUrl, name: str, marker: str, this: str) -> MarkerMismatch:
+def _of_another_ledger(place: StoreUrl, name: str, marker: str, this: str, argument: str = "ledger") -> MarkerMismatch:
     return MarkerMismatch(
         f"The collection {name!r} in the store {place} belongs to another ledger ({marker}); {this}. Open it with the ledger "
-        "it was made with (ledger=…, --ledger, SHELFLIST_LEDGER)."
+        f"it was made with ({argument}=…, {LEDGER_FLAGS[argument]})."
     )
 
 
-def check_marker(store: Store, ledger: Ledger, place: StoreUrl, where: str, name: str, *, known: bool) -> None:
+def check_marker(
+    store: Store, ledger: Ledger, place: StoreUrl, where: str, name: str, *, known: bool, argument: str = "ledger"
+) -> None:
     """MarkerMismatch unless the store's collection is this ledger's, which is at `where`."""
     marker = store.read_marker(name)
     if marker == ledger.ledger_id or (marker is None and not known):
         return
     if marker is not None:
-        raise _of_another_ledger(place, name, marker, f"this one, {where}, is {ledger.ledger_id}")
+        raise _of_another_ledger(place, name, marker, f"this one, {where}, is {ledger.ledger_id}", argument)
     if not store.capabilities.durable:
         raise MarkerMismatch(
             f"The ledger knows the collection {name!r}, and the store {place} has nothing of it: it does not outlive its "

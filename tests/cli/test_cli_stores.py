@@ -129,6 +129,14 @@ def test_the_ledger_of_the_settings_belongs_to_their_own_store(library: Path, sh
     assert (library / "c" / "shelflist.db").exists()
 
 
+def test_a_copy_without_its_ledger_names_the_option_of_the_copy(library: Path, shell: Shell) -> None:
+    refused = shell("copy", "file:./a", "late://copy-without-ledger")
+    assert refused.code == 1 and "to_ledger='sqlite:FILE'" in refused.err and "(--to-ledger)" in refused.err
+    assert "--ledger" not in refused.err and "SHELFLIST_LEDGER" not in refused.err
+    refused = shell("copy", "late://copy-without-ledger", "file:./b")
+    assert refused.code == 1 and "(--ledger, SHELFLIST_LEDGER)" in refused.err
+
+
 def test_what_is_in_the_way_is_said_in_a_sentence(library: Path, shell: Shell) -> None:
     for arguments, said in (
         (("file:./a", "file:./a"), "--to-ledger"),
