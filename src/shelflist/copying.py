@@ -23,7 +23,7 @@ from shelflist.opening import (
 )
 from shelflist.searching.request import require_whole
 from shelflist.stores.protocol import Store
-from shelflist.stores.registry import open_store, require_scheme
+from shelflist.stores.registry import open_store, require_client, require_scheme
 from shelflist.wanted import Wanted
 
 
@@ -126,6 +126,7 @@ def open_twin(
     """
     place = parse_url(url)
     require_scheme(place)
+    require_client(place)
     store = open_store(place, busy_timeout)
     database: Database | None = None
     try:

@@ -28,7 +28,7 @@ from shelflist.ledger.catalog import Catalog, CollectionRecord
 from shelflist.ledger.ledger import Ledger
 from shelflist.ledger.schema import is_ledger
 from shelflist.stores.protocol import GenerationSpec, Store
-from shelflist.stores.registry import open_store, require_scheme
+from shelflist.stores.registry import open_store, require_client, require_scheme
 from shelflist.wanted import UNSET, Wanted, compare, typed
 
 DEFAULT_TARGET_RECALL = 0.95
@@ -155,6 +155,7 @@ def open_parts(
         raise ConfigError(f"A collection's name is a non-empty str, got {name!r}.")
     place = parse_url(url)
     require_scheme(place)
+    require_client(place)  # before anything else: what is missing here is not missing there
     if not create and not _exists(place, ledger):
         raise CollectionNotFound(_not_found(name, place, ledger))
     store = open_store(place, busy_timeout)
@@ -195,6 +196,8 @@ def open_parts(
 
 def collection_names(url: str, ledger: str | None = None) -> list[str]:
     place = parse_url(url)
+    require_scheme(place)
+    require_client(place)
     if not _exists(place, ledger):
         return []
     store = open_store(place, 30.0)

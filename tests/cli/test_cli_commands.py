@@ -82,6 +82,7 @@ def test_a_command_that_makes_a_collection_shows_no_secret(shell: Shell, monkeyp
     def refuse(*_arguments: object, **_options: object) -> None:
         raise AssertionError("nothing is opened where the ledger is not even there")
 
+    monkeypatch.setattr("shelflist.opening.require_client", lambda place: None)
     monkeypatch.setattr("shelflist.opening.open_store", refuse)
     result = shell("status", "--url", "qdrant://:s3cret@nowhere", "--ledger", "sqlite:./ledger.db")
     assert result.code == 1 and "s3cret" not in result.err and "***" not in result.err.partition("Make it with:")[2]

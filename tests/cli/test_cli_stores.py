@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from fake_collection import FakeCollection, FakeShelf, Shell
 import shelflist
 from shelflist import Chunk, Hnsw
 from shelflist.core.capabilities import Capabilities
+from shelflist.core.errors import MissingDependency
 from shelflist.stores.matrix import MEANINGS, described
 from shelflist.stores.registry import STORES
 
@@ -43,12 +45,50 @@ def test_one_store_and_json(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("store", described(), ids=lambda one: one.scheme)
-def test_the_ledger_row_is_true(store: object, shell: Shell) -> None:
+def test_the_ledger_row_is_true(store: object, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store with its ledger apart refuses to be opened without one, before anything is sent anywhere."""
     assert store.ledger in ("inside", "apart")  # type: ignore[attr-defined]
     if store.ledger == "apart":  # type: ignore[attr-defined]
+        monkeypatch.setattr("shelflist.opening.require_client", lambda place: None)
         refused = shell("init", "--url", f"{store.scheme}://127.0.0.1:1")  # type: ignore[attr-defined]
         assert refused.code == 1 and "--ledger" in refused.err
+
+
+# A store whose client is not installed.
+
+MISSING = [
+    ("pgvector://127.0.0.1:1/x", "psycopg", "pgvector"),
+    ("qdrant://127.0.0.1:1", "qdrant_client", "qdrant"),
+    ("weaviate://127.0.0.1:1", "weaviate", "weaviate"),
+    ("chroma://127.0.0.1:1", "chromadb", "chroma"),
+    ("chroma:./chroma", "chromadb", "chroma"),
+    ("milvus://127.0.0.1:1", "pymilvus", "milvus"),
+    ("milvus:./index.db", "milvus_lite", "milvus-lite"),
+]
+
+
+@pytest.mark.parametrize(("url", "module", "extra"), MISSING, ids=[one[0] for one in MISSING])
+def test_a_client_that_is_missing_is_said_first(
+    url: str, module: str, extra: str, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    install = f"pip install 'shelflist[{extra}]'"
+    for command in (("search", "keys"), ("status",), ("sync", "."), ("verify",), ("init",)):
+        for ledger in (("--ledger", "sqlite:./ledger.db"), ()):
+            refused = shell(*command, "--url", url, *ledger)
+            assert refused.code == 1 and install in refused.err, (command, ledger, refused.err)
+            assert "No collection" not in refused.err
+    refused = shell("copy", url, "file:./b", "--ledger", "sqlite:./ledger.db")
+    assert refused.code == 1 and install in refused.err
+    with pytest.raises(MissingDependency):
+        shelflist.collections(url, "sqlite:./ledger.db")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_client_that_is_missing_for_a_copy(library: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    refused = shell("copy", "file:./a", "qdrant://127.0.0.1:1")
+    assert refused.code == 1 and "pip install 'shelflist[qdrant]'" in refused.err
 
 
 # The index of a new collection.

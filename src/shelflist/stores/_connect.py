@@ -1,7 +1,8 @@
-"""What the stores behind a server share: the options of their URL, and retries of what may go away by itself."""
+"""What the stores behind a server share: their client package, the options of their URL, and retries of what may go away."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from shelflist.config import StoreUrl
-from shelflist.core.errors import ConfigError, Transient
+from shelflist.core.errors import ConfigError, MissingDependency, Transient
 from shelflist.core.log import log
 
 _RETRIES = 4
@@ -39,6 +40,12 @@ class Server:
         for secret in (self.api_key, repr(self.api_key)[1:-1]) if self.api_key else ():
             text = text.replace(secret, "***")
         return text
+
+
+def require_package(module: str, package: str, extra: str, who: str) -> None:
+    """MissingDependency if the client is not installed. It is not imported to find out, which takes some of them a second."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingDependency.for_extra(package, extra, who)
 
 
 def server(

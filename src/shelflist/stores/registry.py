@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,6 +38,13 @@ def require_scheme(place: StoreUrl) -> None:
     if place.scheme not in STORES:
         known = ", ".join(f"{scheme}:" for scheme in STORES)
         raise UnknownStore(f"No store answers to {place.scheme!r}: in {place.bare}. There is: {known}")
+
+
+def require_client(place: StoreUrl) -> None:
+    """MissingDependency, with the command that installs it, if the package is not there that the store needs."""
+    require: Callable[[StoreUrl], None] | None = getattr(_class_of(place.scheme), "require_client", None)
+    if require is not None:  # a store that is in the base install has none
+        require(place)
 
 
 def open_store(place: StoreUrl, busy_timeout: float = 30.0) -> Store:

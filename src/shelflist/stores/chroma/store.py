@@ -43,7 +43,7 @@ from shelflist.core.types import (
     UpsertResult,
     Vector,
 )
-from shelflist.stores._connect import server
+from shelflist.stores._connect import require_package, server
 from shelflist.stores.chroma import client as chroma_client
 from shelflist.stores.chroma.client import CollectionMissing, Hidden, WriteUnapplied
 from shelflist.stores.chroma.link import MAX_BATCH, Link, parts_of
@@ -94,6 +94,11 @@ class ChromaStore:
         if directory is not None:
             self.capabilities = replace(type(self).capabilities, concurrent_writers=False)
         self._searcher = Searcher(self._link, self.capabilities)
+
+    @classmethod
+    def require_client(cls, place: StoreUrl) -> None:
+        """MissingDependency if chromadb is not installed."""
+        require_package("chromadb", "chromadb", "chroma", "The Chroma store")
 
     @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> ChromaStore:

@@ -31,7 +31,7 @@ from shelflist.core.types import (
     Vector,
 )
 from shelflist.engine.keywords import Analyzer
-from shelflist.stores._connect import retried
+from shelflist.stores._connect import require_package, retried
 from shelflist.stores.milvus import rows as shapes
 from shelflist.stores.milvus.asking import Asking, Counts, require_ef
 from shelflist.stores.milvus.filters import LATER
@@ -95,6 +95,13 @@ class MilvusStore:
         self._lock = ProcessLock()
         self._writing: dict[str, ProcessLock] = {}
         self._claims: Capabilities | None = None
+
+    @classmethod
+    def require_client(cls, place: StoreUrl) -> None:
+        """MissingDependency if pymilvus is not installed, or for a file milvus-lite, which brings it."""
+        if place.host is None:
+            require_package("milvus_lite", "milvus-lite", "milvus-lite", "Milvus Lite")
+        require_package("pymilvus", "pymilvus", "milvus", "The Milvus store")
 
     @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> MilvusStore:

@@ -15,7 +15,7 @@ from shelflist.core.filters.nodes import Operator
 from shelflist.core.types import Candidates, Metadata, Point, SearchParams, UpsertResult, Vector
 from shelflist.engine.keywords import Analyzer
 from shelflist.postgres import PostgresDatabase, PostgresTransaction, Wire, database_from_url
-from shelflist.stores._connect import retried
+from shelflist.stores._connect import require_package, retried
 from shelflist.stores.pgvector.filters import column, condition
 from shelflist.stores.pgvector.planner import read_facts
 from shelflist.stores.pgvector.rows import (
@@ -89,6 +89,11 @@ class PgvectorStore:
         self._pid = os.getpid()
         self._is_checked = False
         self._searches = Searches(database)
+
+    @classmethod
+    def require_client(cls, place: StoreUrl) -> None:
+        """MissingDependency if psycopg is not installed."""
+        require_package("psycopg", "psycopg", "pgvector", "The pgvector store")
 
     @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> PgvectorStore:

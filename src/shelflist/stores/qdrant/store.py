@@ -113,6 +113,11 @@ class QdrantStore:
         self._searches = Searches(self._connection, self.capabilities, self._analyzer)
 
     @classmethod
+    def require_client(cls, place: StoreUrl) -> None:
+        """MissingDependency if qdrant-client is not installed."""
+        _connect.require_package("qdrant_client", "qdrant-client", "qdrant", "The Qdrant store")
+
+    @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> QdrantStore:
         """`qdrant://host:6333?grpc_port=6334&tls=1&timeout=10&shards=2&replicas=2`; makes no connection."""
         options = frozenset({"grpc_port", "shards", "replicas"})

@@ -26,7 +26,7 @@ from shelflist.core.locks import ProcessLock
 from shelflist.core.transaction import Database
 from shelflist.core.types import Candidate, Candidates, IndexStatus, Metadata, Point, SearchParams, UpsertResult, Vector
 from shelflist.engine.keywords import Analyzer
-from shelflist.stores._connect import server
+from shelflist.stores._connect import require_package, server
 from shelflist.stores.protocol import GenerationSpec, Scope, Tell, checked_vector, checked_vectors
 from shelflist.stores.weaviate import rows, schema
 from shelflist.stores.weaviate.calls import IDS, PAGE, Calls, cut, each
@@ -75,6 +75,11 @@ class WeaviateStore:
         self._places: dict[str, Place] = {}
         self._analyzer = Analyzer()
         self._lock = ProcessLock()
+
+    @classmethod
+    def require_client(cls, place: StoreUrl) -> None:
+        """MissingDependency if weaviate-client is not installed."""
+        require_package("weaviate", "weaviate-client", "weaviate", "The Weaviate store")
 
     @classmethod
     def at(cls, place: StoreUrl, *, busy_timeout: float) -> WeaviateStore:
