@@ -338,7 +338,8 @@ class Collection:
     def status(self) -> dict[str, Any]:
         """Numbers and settings: documents, chunks by index status, condemned points, the store's own numbers.
 
-        Of one tenant where it is bound to one, else of all of them: it is for those who run the collection.
+        Of one tenant where it is bound to one (of the store: its points), else of all of them: it is for those who run the
+        collection.
         """
         parts = self._parts
         place = {"collection": parts.record.name, "url": parts.url, "ledger": parts.ledger_url, "tenant": self._tenant}

@@ -86,6 +86,31 @@ def test_a_tenant_sees_its_own_on_every_leg(saas: Collection) -> None:
     assert {c["content"] for c in umbrella.why("p", "words")["chunks"]} == {"shared words of umbrella", "same text"}
 
 
+def test_the_status_of_a_tenant_says_nothing_of_another(saas: Collection) -> None:
+    acme, umbrella, new = (saas.tenant(one) for one in ("acme", "umbrella", "new"))
+    acme.sync("p", chunks("one", "two"))
+    umbrella.sync("p", chunks("three", "four", "five"))
+    kind = saas.status()["store"]["kind"]
+    assert acme.status()["store"] == {"kind": kind, "points": 2}
+    assert umbrella.status()["store"] == {"kind": kind, "points": 3}
+    assert new.status()["store"] == {"kind": kind, "points": 0}
+    assert saas.status()["store"]["points"] == 5
+
+
+def test_what_a_tenant_left_unfinished_is_its_own(tmp_path: Path) -> None:
+    place = Place(f"file:{tmp_path / 'index'}", f"sqlite:{tmp_path / 'ledger.db'}", tmp_path / "index")
+    saas = place.open(tenancy="required")
+    acme, umbrella = saas.tenant("acme"), saas.tenant("umbrella")
+    umbrella.sync("p", chunks("one"))
+    store = saas._parts.store
+    flush, store.flush = store.flush, lambda spec: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        acme.sync("p", chunks("two"))
+    store.flush = flush  # type: ignore[method-assign]
+    assert [one.status()["unfinished"] for one in (saas, acme, umbrella)] == [1, 1, 0]
+    place.close()
+
+
 def test_the_same_document_of_two_tenants_has_two_names_and_two_lives(saas: Collection) -> None:
     acme, umbrella = saas.tenant("acme"), saas.tenant("umbrella")
     acme.sync("p", chunks("same text"))

@@ -414,11 +414,14 @@ class Revisions:
                     claimed.append(row)
         return [Unfinished(*(*row[:7], orjson.loads(row[7]))) for row in claimed]
 
-    def open_count(self, generation_id: int) -> int:
-        """How many revisions were begun and not switched to, by anybody."""
+    def open_count(self, generation_id: int, tenant: str | None = None) -> int:
+        """How many revisions were begun and not switched to, by anybody; of one tenant's documents, if one is given."""
+        own = "" if tenant is None else " AND d.tenant_id = ?"
         with self._database.read(single=True) as tx:
             (count,) = tx.execute(
-                "SELECT count(*) FROM sl_revisions WHERE generation_id = ?", (generation_id,)
+                "SELECT count(*) FROM sl_revisions r JOIN sl_documents d ON d.document_key = r.document_key "
+                f"WHERE r.generation_id = ?{own}",
+                (generation_id, *(() if tenant is None else (tenant,))),
             ).fetchone()
         return int(count)
 

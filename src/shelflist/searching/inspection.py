@@ -10,6 +10,7 @@ from shelflist.core.filters.nodes import Filter
 from shelflist.generation import Generation
 from shelflist.ledger.documents import DocumentRecord
 from shelflist.searching.search import Ranks, str_id
+from shelflist.stores.protocol import Scope
 
 
 class Inspection:
@@ -22,13 +23,17 @@ class Inspection:
         self._tenant = tenant
 
     def status(self) -> dict[str, Any]:
-        """Numbers and settings: documents, chunks by index status, condemned points, the store's own numbers."""
-        record, store = self._collection, self._generation.store
+        """Numbers and settings: documents, chunks by index status, condemned points, the store's own numbers.
+
+        Of a tenant only what is its own: its points are counted, the store's numbers are of all.
+        """
+        record, store, spec = self._collection, self._generation.store, self._generation.spec
+        own = None if self._tenant is None else {"points": store.count(spec, Scope(tenant=self._tenant))}
         documents, _ = self._documents.count(record.collection_id, None if self._tenant is None else [self._tenant])
         return {
             "documents": documents,
             "chunks": self._documents.counts(record.generation_id, record.collection_id, self._tenant),
-            "unfinished": self._generation.ledger.revisions.open_count(record.generation_id),
+            "unfinished": self._generation.ledger.revisions.open_count(record.generation_id, self._tenant),
             "embedder": record.embedder,
             "fingerprint": record.fingerprint,
             "dimensions": record.dimensions,
@@ -37,7 +42,7 @@ class Inspection:
             "fields": record.fields.to_json(),
             "index": record.index.kind if record.index else "auto",
             "target_recall": record.target_recall,
-            "store": {"kind": store.capabilities.store, **store.stats(self._generation.spec)},
+            "store": {"kind": store.capabilities.store, **(store.stats(spec) if own is None else own)},
         }
 
     def documents(self, limit: int | None, prefix: str | None) -> list[dict[str, Any]]:
