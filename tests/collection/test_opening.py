@@ -133,10 +133,18 @@ class TestOptions:
     def test_an_index_is_given_as_an_object_or_as_the_command_line_takes_it(self, directory: Place) -> None:
         said = directory.open(index="hnsw(m=8)").status()["index"]
         assert said == directory.open("other", index=Hnsw(m=8)).status()["index"]
+        assert said == "hnsw(m=8, ef_construction=128)"
+        directory.open(index=said)  # as the status says it, it is taken back
         directory.open(index=Hnsw(m=8))
         with pytest.raises(CollectionMismatch, match="index"):
             directory.open(index="flat")
-        assert directory.open("best", index="auto").status()["index"] == directory.open("plain").status()["index"]
+        assert (
+            directory.open("best", index="auto").status()["index"]
+            == directory.open("plain").status()["index"]
+            == "auto"
+        )
+        cells = directory.open("cells", index=Ivf(nlist=64, quantization="rabitq2"))
+        assert cells.status()["index"] == "ivf(nlist=64, quantization=rabitq2)"
 
     @pytest.mark.parametrize("name", ["", None, 3])
     def test_a_name_is_a_non_empty_str(self, place: Place, name: object) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from shelflist.core.errors import InvalidInput
 from shelflist.core.filters.nodes import Filter
+from shelflist.core.index_text import index_text
 from shelflist.generation import Generation
 from shelflist.ledger.documents import DocumentRecord
 from shelflist.searching.search import Ranks, str_id
@@ -40,7 +41,7 @@ class Inspection:
             "metric": record.metric,
             "tenancy": record.tenancy,
             "fields": record.fields.to_json(),
-            "index": record.index.kind if record.index else "auto",
+            "index": index_text(record.index),
             "target_recall": record.target_recall,
             "store": {"kind": store.capabilities.store, **(store.stats(spec) if own is None else own)},
         }
