@@ -317,8 +317,7 @@ class Collection:
         """
         parts = self._parts
         tenant = self._own_tenant()
-        require_whole("limit", limit)
-        require_whole("sample", sample)
+        limit, sample = require_whole("limit", limit), require_whole("sample", sample)
         target = parts.record.target_recall if target is None else target
         if not isinstance(target, (int, float)) or not 0 < target <= 1:
             raise InvalidInput(f"target={target!r} is not a share between 0 and 1.")
@@ -351,7 +350,7 @@ class Collection:
         Each has `document_id`, `tenant`, `source`, `revision`, `chunks` (how many) and `updated_at` (seconds since 1970).
         """
         if limit is not None:
-            require_whole("limit", limit, least=0)
+            limit = require_whole("limit", limit, least=0)
         if prefix is not None and not isinstance(prefix, str):
             raise InvalidInput(f"prefix={prefix!r} is not text that document ids begin with.")
         return self._inspection().documents(limit, prefix)
@@ -385,7 +384,7 @@ class Collection:
         Beside it stand the numbers that were compared. TenantForbidden on a collection bound to a tenant.
         """
         self._whole("verify")
-        require_whole("sample", sample, least=0)
+        sample = require_whole("sample", sample, least=0)
         return self._maintenance(progress).verify(sample)
 
     def repair(self, sample: int = 1_000, *, progress: ProgressListener | None = None) -> dict[str, Any]:
@@ -395,7 +394,7 @@ class Collection:
         `actions` says what was done, in sentences. TenantForbidden on a collection bound to a tenant.
         """
         self._whole("repair")
-        require_whole("sample", sample, least=0)
+        sample = require_whole("sample", sample, least=0)
         return self._maintenance(progress).repair(sample)
 
     def wait_for_build(self, *, progress: ProgressListener | None = None) -> None:

@@ -76,7 +76,7 @@ def copy_opened(
     progress: ProgressListener | None,
     busy_timeout: float,
 ) -> CopyReport:
-    require_whole("sample", sample, least=0)
+    sample = require_whole("sample", sample, least=0)
     if parse_url(destination).scheme == "memory":
         raise ConfigError("memory: ends with the process, so nobody would find the copy. Copy to file:DIRECTORY.")
     twin = open_twin(

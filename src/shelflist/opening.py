@@ -14,7 +14,7 @@ from shelflist.core.errors import (
     EmbedderMismatch,
     MarkerMismatch,
 )
-from shelflist.core.fields import Fields
+from shelflist.core.fields import Fields, whole
 from shelflist.core.transaction import Database
 from shelflist.core.types import Vector
 from shelflist.database import SqliteDatabase
@@ -354,12 +354,13 @@ def _settings(store: Store, wanted: Wanted, embedder: Embedder | None) -> dict[s
                 "A collection of given vectors (embedder=None, --embedder none) declares its vector space: give fingerprint= and "
                 "dimensions= (--fingerprint 'MODEL NAME' --dimensions N)."
             )
-        fingerprint, dimensions = wanted.fingerprint, wanted.dimensions
+        fingerprint, given = wanted.fingerprint, wanted.dimensions
     else:
-        fingerprint, dimensions = embedder.fingerprint, embedder.dimensions
-        _refuse_other_space(wanted, fingerprint, dimensions)
-    if not isinstance(dimensions, int) or dimensions < 1:
-        raise ConfigError(f"dimensions={dimensions!r} is not a positive int.")
+        fingerprint, given = embedder.fingerprint, embedder.dimensions
+        _refuse_other_space(wanted, fingerprint, given)
+    dimensions = whole(given)
+    if dimensions is None or dimensions < 1:
+        raise ConfigError(f"dimensions={given!r} is not a positive int.")
     recall = DEFAULT_TARGET_RECALL if wanted.target_recall is None else wanted.target_recall
     if not isinstance(recall, (int, float)) or not 0 < recall <= 1:
         raise ConfigError(f"target_recall={recall!r} is not a share between 0 and 1.")

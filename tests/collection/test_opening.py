@@ -130,6 +130,13 @@ class TestOptions:
         with pytest.raises(ConfigError):
             place.open(**options)
 
+    def test_dimensions_are_an_integer_of_any_kind(self, place: Place) -> None:
+        given = place.given(dimensions=np.int64(4))  # type: ignore[arg-type]
+        assert given.dimensions == 4 and type(given.dimensions) is int
+        for none in (True, 4.0, np.int64(0)):
+            with pytest.raises(ConfigError, match="not a positive int"):
+                place.given("other", dimensions=none)  # type: ignore[arg-type]
+
     def test_an_index_is_given_as_an_object_or_as_the_command_line_takes_it(self, directory: Place) -> None:
         said = directory.open(index="hnsw(m=8)").status()["index"]
         assert said == directory.open("other", index=Hnsw(m=8)).status()["index"]

@@ -17,6 +17,14 @@ from shelflist.core.errors import DimensionMismatch, FilterError, InvalidInput, 
 from shelflist.core.filters import prepare
 from shelflist.core.types import Recall
 
+
+class Counted:
+    """What any library's integer is to Python."""
+
+    def __index__(self) -> int:
+        return 3
+
+
 FIELDS = {"n": int, "color": str, "tags": list[str], "draft": bool}
 WORDS = ("stone", "river", "glass", "tower", "amber", "falcon")
 MODES = ("dense", "keyword", "hybrid")
@@ -334,6 +342,9 @@ class TestOptions:
             (lambda docs: docs.recall(limit="x"), "limit='x'"),
             (lambda docs: docs.recall(sample=0), "sample=0"),
             (lambda docs: docs.copy_to("memory:", sample="x"), "sample='x'"),
+            (lambda docs: docs.search("river", limit=np.bool_(True)), "limit="),
+            (lambda docs: docs.search("river", limit=np.float64(3)), "limit="),
+            (lambda docs: docs.search("river", limit=np.int64(0)), "limit="),
         ],
     )
     def test_an_odd_argument_is_named(
@@ -349,6 +360,16 @@ class TestOptions:
         assert docs.documents(limit=0) == [] and len(docs.documents(prefix=names[0])) >= 1
         assert docs.why(names[0], "river")["query"] == "river"
         assert docs.search("river", params=SearchParams(exact=False)) and docs.verify(sample=0)["ok"]
+
+    @pytest.mark.parametrize("number", [np.int64(3), np.uint8(3), np.array(3), Counted()])
+    def test_a_number_is_an_integer_of_any_kind(self, docs: Collection, number: Any) -> None:
+        same = [hit.chunk_id for hit in docs.search("river", limit=3)]
+        assert [hit.chunk_id for hit in docs.search("river", limit=number)] == same
+        reranked = docs.search("river", limit=number, rerank=lambda text, hits: [1.0] * len(hits), rerank_pool=number)
+        assert len(reranked) == 3
+        assert len(docs.documents(limit=number)) == 3
+        assert docs.recall(limit=number, sample=number) == 1.0
+        assert docs.verify(sample=number)["ok"]
 
     @pytest.mark.parametrize("mode", ["keyword", "hybrid"])
     def test_a_vector_alone_has_no_words(self, docs: Collection, mode: Any) -> None:

@@ -348,6 +348,17 @@ class TestFailures:
 
 
 class TestRevisions:
+    @pytest.mark.parametrize("ten", [np.int64(10), np.uint16(10)])
+    def test_a_callers_revision_is_an_integer_of_any_kind(self, place: Place, ten: Any) -> None:
+        docs = place.open()
+        docs.sync("p", chunks("ten"), revision=ten)
+        assert docs.show("p")["revision"] == 10 and type(docs.show("p")["revision"]) is int
+        docs.sync("p", chunks("ten"), revision=ten + 1)
+        assert docs.sync("p", chunks("late"), revision=ten).documents_superseded == 1
+        for no_number in (True, np.bool_(True), 1.0, ten - ten):
+            with pytest.raises(InvalidInput, match="is not an int"):
+                docs.sync("p", chunks("x"), revision=no_number)  # type: ignore[arg-type]
+
     def test_a_callers_older_revision_is_superseded(self, place: Place) -> None:
         docs = place.open()
         docs.sync("p", chunks("ten"), revision=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from shelflist.core.errors import ConfigError
@@ -65,3 +66,6 @@ def test_an_object_is_checked_as_a_text_is(index: IndexSpec) -> None:
         given_index(index)
     sound = Hnsw(m=2, ef_search=None, indexing_threshold=0)
     assert given_index(sound) is sound
+    counted = given_index(Hnsw(m=np.int64(24), ef_search=np.uint8(64)))  # type: ignore[arg-type]
+    assert index_text(counted) == "hnsw(m=24, ef_construction=128, ef_search=64)"
+    assert isinstance(counted, Hnsw) and type(counted.m) is type(counted.ef_search) is int

@@ -206,21 +206,21 @@ def _str(name: str, value: Any, kind: FieldType = FieldType.STR) -> str:
 
 
 def _int(name: str, value: Any) -> int:
-    whole = _whole(value)
-    if whole is None:
+    number = whole(value)
+    if number is None:
         raise _wrong(name, FieldType.INT, value)
-    if abs(whole) > MAX_INT:
+    if abs(number) > MAX_INT:
         raise _wrong(name, FieldType.INT, value, " beyond 2^53")
-    return whole
+    return number
 
 
 def _float(name: str, value: Any) -> float:
-    whole = _whole(value)
-    if whole is None and not _is_real(value):
+    integer = whole(value)
+    if integer is None and not _is_real(value):
         raise _wrong(name, FieldType.FLOAT, value)
-    if whole is not None and abs(whole) > MAX_INT:
+    if integer is not None and abs(integer) > MAX_INT:
         raise _wrong(name, FieldType.FLOAT, value, " beyond 2^53")
-    number = float(value if whole is None else whole)
+    number = float(value if integer is None else integer)
     if not math.isfinite(number):
         raise _wrong(name, FieldType.FLOAT, value, " which is not finite")
     return number + 0.0  # -0.0 becomes 0.0, so that equal numbers have one stored form
@@ -272,7 +272,7 @@ def is_bool(value: Any) -> bool:
     return isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"))
 
 
-def _whole(value: Any) -> int | None:
+def whole(value: Any) -> int | None:
     """An integer of any kind as int; None for everything else, bool included."""
     if is_bool(value):
         return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 from shelflist.core.errors import ConfigError
+from shelflist.core.fields import whole
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Quantization
 
 _KINDS: Mapping[str, type[Flat] | type[Ivf] | type[Hnsw]] = {"flat": Flat, "ivf": Ivf, "hnsw": Hnsw}
@@ -51,11 +52,12 @@ def given_index(index: object) -> IndexSpec | None:
     if index is None:
         return None
     if isinstance(index, (Flat, Ivf, Hnsw)):
+        numbers: dict[str, Any] = {}
         for name in _options(type(index)):
             value = getattr(index, name)
-            if name != "quantization" and value is not None:
-                _require_whole(name, value)
-        return index
+            if name != "quantization" and value is not None and (number := _require_whole(name, value)) is not value:
+                numbers[name] = number
+        return replace(index, **numbers) if numbers else index
     if isinstance(index, str):
         return parse_index(index)
     raise ConfigError(f"index={index!r} is no index. Give Flat(), Ivf(), Hnsw() or its text, such as 'hnsw(m=16)'.")
@@ -80,15 +82,14 @@ def _value(name: str, text: str) -> int | str:
         if text not in choices:
             raise ConfigError(f"quantization={text} is not known.{_near(text, choices)} Choices: {', '.join(choices)}.")
         return text
-    value = int(text) if text.isascii() and text.isdigit() else text
-    _require_whole(name, value)
-    return value
+    return _require_whole(name, int(text) if text.isascii() and text.isdigit() else text)
 
 
-def _require_whole(name: str, value: object) -> None:
-    least = _LEAST.get(name, 1)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def _require_whole(name: str, value: object) -> int:
+    least, number = _LEAST.get(name, 1), whole(value)
+    if number is None or number < least:
         raise ConfigError(f"The option {name}={value} of an index is not a whole number from {least} up.")
+    return number
 
 
 def _near(word: str, known: Iterable[str]) -> str:

@@ -44,7 +44,7 @@ def plan_document(
     `vectors`: what each chunk brings, or why that cannot be used.
     """
     base = known.revision if known else 0
-    fence = document.revision or 0
+    fence = int(document.revision or 0)
     number = max(fence, (known.next_revision if known else 0) + 1)
     revision = Revision(
         document_id=document.document_id,

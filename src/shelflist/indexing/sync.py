@@ -19,6 +19,7 @@ from shelflist.core.errors import (
     TenantRequired,
     UnreadableSource,
 )
+from shelflist.core.fields import whole
 from shelflist.core.types import (
     Chunk,
     Document,
@@ -234,7 +235,7 @@ class Sync:
                     )
                 if item.tenant is not None:
                     label_bytes("tenant", item.tenant)
-                if item.revision is not None and (type(item.revision) is not int or not 1 <= item.revision < 2**62):
+                if item.revision is not None and not 1 <= (whole(item.revision) or 0) < 2**62:
                     raise InvalidInput(
                         f"The revision {item.revision!r} is not an int from 1 on. Leave it out to let the ledger count."
                     )
@@ -296,7 +297,7 @@ class Sync:
                 continue
             found = digest(item)
             if record and not record.removed and found.whole is not None and record.digest == found.whole:
-                fence = max(record.fence, item.revision or 0)
+                fence = max(record.fence, int(item.revision or 0))
                 if (fence, item.source_digest) != (record.fence, record.source_digest):
                     renewed.append((record.document_key, fence, item.source_digest))
                 self._report.documents_unchanged += 1
@@ -475,9 +476,10 @@ def _is_superseded(document: Document, record: DocumentRecord, begun: int) -> bo
     marked stale or came in part, has no digest and may come again under its own number."""
     if document.revision is None:
         return False
-    if document.revision < max(record.fence, begun):
+    number = int(document.revision)
+    if number < max(record.fence, begun):
         return True
-    return document.revision == record.fence and (record.removed or record.digest is not None)
+    return number == record.fence and (record.removed or record.digest is not None)
 
 
 def checked_document_id(document_id: object) -> str:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Literal
+from typing import Any, Literal
 
 from shelflist.core.capabilities import Capabilities
 from shelflist.core.errors import InvalidInput, UnsupportedIndex
-from shelflist.core.fields import shown_value
+from shelflist.core.fields import shown_value, whole
 from shelflist.core.filters.nodes import Filter
 from shelflist.core.types import Mode, Reranker, SearchParams
 from shelflist.searching.fusion import Fusion
 
 
-def require_whole(name: str, value: object, *, least: int = 1) -> None:
-    """InvalidInput, naming the argument, unless it is an int from `least` on."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def require_whole(name: str, value: object, *, least: int = 1) -> int:
+    """The value as int, where it is an integer of any kind; InvalidInput, naming the argument, unless it is from `least` on."""
+    number = whole(value)
+    if number is None or number < least:
         kind = "a positive int" if least == 1 else f"an int from {least} on"
         raise InvalidInput(f"{name}={shown_value(value)} is not {kind}.")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Request:
     rerank_pool: int = 50
 
     def __post_init__(self) -> None:
-        require_whole("limit", self.limit)
+        self._set("limit", require_whole("limit", self.limit))
         if self.mode not in (None, "dense", "keyword", "hybrid"):
             raise InvalidInput(f"mode={self.mode!r} is not known. Use 'dense', 'keyword' or 'hybrid'.")
         if self.fusion not in ("convex", "rrf", "native"):
@@ -53,8 +55,9 @@ class Request:
                 f"params={self.params!r} is no SearchParams. Give for example params=SearchParams(exact=True), or leave it out."
             )
         for setting in ("ef_search", "nprobe"):
-            if getattr(self.params, setting) is not None:
-                require_whole(setting, getattr(self.params, setting))
+            if (value := getattr(self.params, setting)) is not None:
+                number: Any = require_whole(setting, value)
+                self._set("params", replace(self.params, **{setting: number}))
         if not isinstance(self.params.exact, bool):
             raise InvalidInput(f"exact={shown_value(self.params.exact)} is neither True nor False.")
         if self.rerank is not None and not callable(self.rerank):
@@ -67,7 +70,10 @@ class Request:
                 f"A {self.mode} search has one leg and nothing to fuse. Leave fusion= and alpha= (--fusion, --alpha) out, or "
                 "use mode='hybrid'."
             )
-        require_whole("rerank_pool", self.rerank_pool)
+        self._set("rerank_pool", require_whole("rerank_pool", self.rerank_pool))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     def require_settings(self, capabilities: Capabilities) -> None:
         """UnsupportedIndex for a setting of an index kind that the store has not."""
