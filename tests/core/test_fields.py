@@ -273,6 +273,22 @@ def test_an_unknown_field_names_the_nearest() -> None:
         Fields().require("zzz")
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("tenant_id", r"collection\.tenant\(id\) \(--tenant ID\)"),
+        ("document_id", r"shelflist show DOCUMENT.*under another name"),
+        ("content", "--mode keyword"),
+        ("section", "under another name"),
+        ("index_status", "shelflist status"),
+    ],
+)
+def test_a_name_of_our_own_is_never_advised_to_be_declared(name: str, advice: str) -> None:
+    with pytest.raises(UnknownField, match=advice) as refused:
+        FIELDS.require(name)
+    assert f"fields add {name}" not in str(refused.value)
+
+
 def test_newly_declared_fields_convert_what_was_kept() -> None:
     new = Fields({**FIELDS, "born": datetime, "other": int})
     kept = FIELDS.stored({"title": "a", "updated": datetime(1970, 1, 1, tzinfo=UTC), "born": "1970-01-01T00:00Z"})

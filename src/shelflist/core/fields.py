@@ -22,7 +22,17 @@ _MAX_NESTING = 100
 """Deepest accepted undeclared value: JSON readers give up between 200 and 1,000."""
 _MIN_JSON_INT, _MAX_JSON_INT = -(2**63), 2**64 - 1
 
-_RESERVED = frozenset({"tenant_id", "document_id", "index_status", "chunk_id", "content", "section", "embedding"})
+_COPY = "Keep a copy of it in the metadata under another name, and declare that with: shelflist fields add NAME TYPE"
+_RESERVED: Mapping[str, str] = {
+    "tenant_id": "A tenant is chosen before the search: collection.tenant(id) (--tenant ID).",
+    "document_id": f"The chunks of a document are listed by: shelflist show DOCUMENT. {_COPY}",
+    "index_status": "A search sees what is indexed and nothing else; shelflist status counts the rest.",
+    "chunk_id": _COPY,
+    "content": "Its words are found by keyword search: mode='keyword' (--mode keyword).",
+    "section": _COPY,
+    "embedding": "It is what a search by vector compares.",
+}
+"""Names that are Shelflist's own, and what takes the place of a filter on each."""
 
 
 class FieldType(StrEnum):
@@ -108,10 +118,12 @@ class Fields(Mapping[str, FieldType]):
         return f"Fields({self.to_json()!r})"
 
     def require(self, name: str) -> FieldType:
-        """The type of a field; raises UnknownField with the nearest name."""
+        """The type of a field; raises UnknownField with the nearest name, or with what to do instead of a filter on it."""
         try:
             return self._types[name]
         except KeyError:
+            if name in _RESERVED:
+                raise UnknownField(f"{name!r} is Shelflist's own, and no filter reads it. {_RESERVED[name]}") from None
             raise UnknownField.named(name, self._types) from None
 
     def to_json(self) -> dict[str, str]:
