@@ -586,7 +586,7 @@ class Collection:
 
     def _vector(self, query: Any) -> Vector:
         record = self._opened.record
-        return usable_vector(np.asarray(query), record.dimensions, record.fingerprint, cosine=record.metric == "cosine")
+        return usable_vector(query, record.dimensions, record.fingerprint, cosine=record.metric == "cosine")
 
     def _whole(self, operation: str) -> None:
         if self._tenant is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -386,8 +387,20 @@ class TestOptions:
         with pytest.raises(DimensionMismatch, match=r"16.*or open a collection of the model that made it"):
             docs.search(np.ones(3, dtype=np.float32))
         for bad in (np.full(DIMENSIONS, np.nan), np.zeros(DIMENSIONS), np.full(DIMENSIONS, np.inf)):
-            with pytest.raises(InvalidVector):
-                docs.search(bad.astype(np.float32))
+            for kind in (np.float32, np.float64):
+                with pytest.raises(InvalidVector):
+                    docs.search(bad.astype(kind))
+                with pytest.raises(InvalidVector):
+                    docs.recall([bad.astype(kind)])
+
+    def test_a_query_that_float32_does_not_hold(self, docs: Collection) -> None:
+        one = np.eye(1, DIMENSIONS)[0]
+        for bad, said in ((one * 1e300, "beyond 3.4e+38"), (one * -1e39, "beyond"), (one * 1j, "complex")):
+            for query in (bad, bad.tolist()):
+                with pytest.raises(InvalidVector, match=re.escape(said)):
+                    docs.search(query)
+                with pytest.raises(InvalidVector, match=re.escape(said)):
+                    docs.recall([query])
 
     def test_a_word_that_nothing_has_is_found_by_no_keyword(self, docs: Collection) -> None:
         assert list(docs.search("xylophone", mode="keyword")) == []
@@ -409,6 +422,13 @@ class TestOptions:
             with pytest.raises(InvalidInput, match="list of queries"):
                 docs.recall(queries)  # type: ignore[arg-type]
         assert docs.recall(["river"]) == 1.0
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_numbers_near_the_end_of_float32_are_searched_without_a_warning(place: Place, metric: str) -> None:
+    docs = place.given(metric=metric, dimensions=3)
+    docs.sync("p", [Chunk("large", embedding=[3e38, 3e38, 0]), Chunk("small", embedding=[1, 0, 0])])
+    assert len(docs.search(np.array([3e38, -3e38, 3e38]), limit=2)) == 2
 
 
 def test_an_empty_collection_answers_with_nothing(place: Place) -> None:

@@ -114,8 +114,8 @@ def _vector(place: str) -> Any:
         if place.lower().endswith(".npy"):
             return np.load(place, allow_pickle=False)
         with click.open_file(place, encoding="utf-8") as file:
-            return np.asarray(json.load(file), dtype=np.float32)
-    except (OSError, ValueError, TypeError) as error:
+            return np.asarray(json.load(file), dtype=np.float64)
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise click.BadParameter(
             f"{place} holds no vector ({reason}). Give a .npy file, or a JSON list of numbers.", param_hint="'--vector'"

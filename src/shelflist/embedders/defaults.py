@@ -10,6 +10,7 @@ import numpy as np
 
 from shelflist.core.errors import EmbedderError
 from shelflist.core.types import Vector
+from shelflist.core.vectors import float32
 
 SMALLEST = ("fingerprint", "dimensions", "embed_documents", "embed_query")
 WHOLE = (*SMALLEST, "spec", "max_tokens", "fusion_alpha", "token_counts")
@@ -23,9 +24,11 @@ def estimated_tokens(text: str) -> int:
 def checked_vectors(rows: Any, count: int, dimensions: int | None, who: str) -> Vector:
     """`rows` as float32 of shape (count, dimensions). Raises EmbedderError, naming `who`, if it is anything else."""
     try:
-        vectors = np.ascontiguousarray(rows, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise EmbedderError(f"{who} did not return rows of numbers of one length: {error}") from error
+        vectors = np.ascontiguousarray(float32(rows))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EmbedderError(
+            f"{who} did not return rows of numbers of one length that float32 holds: {error}"
+        ) from error
     if count == 0 and vectors.size == 0:
         return np.empty((0, dimensions or 0), dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != count:

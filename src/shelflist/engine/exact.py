@@ -22,7 +22,8 @@ def prepared(vectors: Vector, metric: Metric) -> Vector:
     if metric != "cosine":
         return vectors
     if vectors.ndim == 1:
-        square = float(vectors @ vectors)
+        with np.errstate(over="ignore"):  # then it is scaled below
+            square = float(vectors @ vectors)
         if 1e-20 < square < 1e20:
             return np.asarray(vectors / np.float32(square**0.5), dtype=np.float32)
     squares = np.einsum("...i,...i->...", vectors, vectors)
@@ -61,7 +62,8 @@ def _products(matrix: Vector, query: Vector) -> Vector:
 
 
 def _squares(matrix: Vector, query: Vector) -> Vector:
-    apart = matrix - query
+    with np.errstate(over="ignore"):  # numbers near the end of float32: as far as can be
+        apart = matrix - query
     return np.asarray(np.einsum("ij,ij->i", apart, apart), dtype=np.float32)
 
 

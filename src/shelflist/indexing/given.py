@@ -8,6 +8,7 @@ import numpy as np
 
 from shelflist.core.errors import DimensionMismatch, EmbedderMismatch, InvalidVector, ShelflistError
 from shelflist.core.types import Chunk, Vector
+from shelflist.core.vectors import float32
 from shelflist.ledger.catalog import CollectionRecord
 
 _ROWS_PER_CHECK = 1_000
@@ -28,16 +29,20 @@ def given_vectors(collection: CollectionRecord, chunks: Sequence[Chunk]) -> list
 def usable_vector(embedding: object, dimensions: int, fingerprint: str, *, cosine: bool) -> Vector:
     """float32 (dimensions,), or DimensionMismatch / InvalidVector saying what is wrong."""
     try:
-        vector = np.asarray(embedding, dtype=np.float32)
+        vector = float32(embedding)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidVector(f"An embedding is not a row of numbers: {error}") from None
+        reason = str(error).rstrip(".")
+        raise InvalidVector(
+            f"An embedding is not a row of numbers that float32 holds: {reason}. Check the embedder that made it."
+        ) from None
     if vector.ndim != 1 or len(vector) != dimensions:
         raise DimensionMismatch(
             f"An embedding has shape {vector.shape}; the collection's space {fingerprint!r} has {dimensions} dimensions. Make "
             "it with that model, or open a collection of the model that made it."
         )
-    if 0 < vector @ vector < np.inf:  # one pass, and true of all that is well
-        return vector
+    with np.errstate(over="ignore", invalid="ignore"):
+        if 0 < vector @ vector < np.inf:  # one pass, and true of all that is well
+            return vector
     if not np.isfinite(vector).all():
         raise InvalidVector("An embedding holds NaN or infinity. Check the embedder that made it.")
     if cosine and not vector.any():
@@ -48,7 +53,7 @@ def usable_vector(embedding: object, dimensions: int, fingerprint: str, *, cosin
 def _checked(collection: CollectionRecord, brought: Sequence[object]) -> Sequence[Vector | ShelflistError | None]:
     """All in one step, outside the interpreter's lock; one by one only if there is something to name."""
     try:
-        rows = np.array(brought, dtype=np.float32)
+        rows = float32(brought)
     except (TypeError, ValueError, OverflowError):
         rows = np.empty((0, 0), np.float32)
     sound = rows.shape == (len(brought), collection.dimensions) and np.isfinite(rows).all()

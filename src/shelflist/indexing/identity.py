@@ -11,11 +11,11 @@ from datetime import datetime
 from hashlib import sha1, sha256
 from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
 
 from shelflist.core.errors import ChunkTooLarge, EmptyText, InvalidInput, ShelflistError, WrongFieldType
 from shelflist.core.types import MAX_CHUNK_BYTES, Chunk, Document, Metadata
+from shelflist.core.vectors import float32
 
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATETIME
 _length = struct.Struct("<q").pack
@@ -59,9 +59,12 @@ def _unusual(value: Any) -> Any:
 def vector_bytes(embedding: Any) -> bytes:
     """A given vector as float32 bytes; any shape, checked later."""
     try:
-        return np.ascontiguousarray(embedding, dtype=np.float32).tobytes()
+        return float32(embedding).tobytes()
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInput(f"An embedding is not a row of numbers: {error}") from None
+        reason = str(error).rstrip(".")
+        raise InvalidInput(
+            f"An embedding is not a row of numbers that float32 holds: {reason}. Check the embedder that made it."
+        ) from None
 
 
 def digest(document: Document) -> Digest:

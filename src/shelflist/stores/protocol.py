@@ -15,6 +15,7 @@ from shelflist.core.fields import Fields
 from shelflist.core.filters.nodes import Filter
 from shelflist.core.transaction import Database, LiveClause
 from shelflist.core.types import Candidates, IndexSpec, Metadata, Metric, Point, SearchParams, UpsertResult, Vector
+from shelflist.core.vectors import float32
 
 Tell = Callable[[int, int], None]
 """Hears how much of long work is done, and of how much."""
@@ -167,8 +168,8 @@ class Store(Protocol):
 def checked_vectors(spec: GenerationSpec, points: Sequence[Point]) -> Vector:
     """The points' vectors as one float32 array of shape (n, dimensions), or the error of the first bad one, named."""
     try:
-        rows = np.array([point.vector for point in points], dtype=np.float32)
-    except (TypeError, ValueError):
+        rows = float32([point.vector for point in points])
+    except (TypeError, ValueError, OverflowError):
         rows = np.empty((0, 0), np.float32)
     whole = rows.shape == (len(points), spec.dimensions) and bool(np.isfinite(rows).all())
     if not whole or (spec.metric == "cosine" and not rows.any(axis=1).all()):
@@ -186,11 +187,15 @@ def _named(spec: GenerationSpec, point: Point) -> Vector:
 
 def checked_vector(spec: GenerationSpec, vector: Vector) -> Vector:
     """The vector as float32 of shape (dimensions,), or DimensionMismatch / InvalidVector."""
-    row = np.asarray(vector, dtype=np.float32)
+    try:
+        row = float32(vector)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidVector(f"A vector is not a row of numbers that float32 holds: {error}") from None
     if row.ndim != 1 or len(row) != spec.dimensions:
         raise DimensionMismatch(f"Expected a vector of {spec.dimensions} dimensions, got shape {row.shape}.")
-    if 0 < row @ row < np.inf:  # one pass, and true of all that is well
-        return row
+    with np.errstate(over="ignore", invalid="ignore"):
+        if 0 < row @ row < np.inf:  # one pass, and true of all that is well
+            return row
     if not np.isfinite(row).all():
         raise InvalidVector("A vector holds NaN or infinity. Check the embedder that made it.")
     if spec.metric == "cosine" and not row.any():
