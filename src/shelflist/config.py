@@ -127,6 +127,11 @@ def parse_url(url: str) -> StoreUrl:
     return StoreUrl(scheme, unquote(rest).removeprefix("/"), query, url, netloc)
 
 
+def in_brackets(host: str) -> str:
+    """A host as it stands in a URL: an address of IPv6 in brackets, or its end would be read as a port."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
 def require_no_options(place: StoreUrl) -> None:
     """ConfigError if the URL of a place that has no options gives one."""
     if place.query:

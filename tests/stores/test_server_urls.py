@@ -6,6 +6,7 @@ import pytest
 
 from shelflist.config import parse_url
 from shelflist.core.errors import ConfigError, UnknownStore
+from shelflist.postgres import database_from_url
 from shelflist.stores._connect import Server, server
 from shelflist.stores.registry import open_store
 
@@ -41,6 +42,19 @@ def test_a_key_that_no_header_can_carry_is_refused_before_anything_is_sent(
     with pytest.raises(ConfigError, match="printable ASCII") as caught:
         open_store(parse_url(f"{scheme}://h"))
     assert SECRET not in str(caught.value) and f"SHELFLIST_{scheme.upper()}_API_KEY" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("[::1]:7", "x://[::1]:7"), ("[::1]", "x://[::1]:1"), ("h:7", "x://h:7"), ("127.0.0.1", "x://127.0.0.1:1")],
+)
+def test_an_address_of_ipv6_is_shown_in_brackets(host: str, address: str) -> None:
+    assert read(f"qdrant://{host}").address == address.replace("x", "qdrant")
+    pytest.importorskip("psycopg")
+    shown = database_from_url(parse_url(f"pgvector://user:{SECRET}@{host}/docs")).address
+    assert shown == f"pgvector://{host}/docs"
+    several = parse_url("postgresql:///docs?host=::1,db.internal")
+    assert database_from_url(several).address == "postgresql://[::1],db.internal/docs"
 
 
 @pytest.mark.parametrize("key", [SECRET, f"{SECRET}\n", f" {SECRET} ", f"{SECRET}\r\n"])

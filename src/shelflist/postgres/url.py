@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from shelflist.config import StoreUrl
+from shelflist.config import StoreUrl, in_brackets
 from shelflist.core.errors import ConfigError, MissingDependency
 from shelflist.postgres.database import DEFAULT_POOL, PostgresDatabase
 
@@ -79,7 +79,8 @@ def _address(place: StoreUrl, parameters: Mapping[str, Any]) -> str:
     database = parameters.get("dbname") or ""
     if host.startswith(("/", "@")):
         return f"{place.scheme}:///{database}?host={host}{f'&port={port}' if port else ''}"
-    return f"{place.scheme}://{host}{f':{port}' if port else ''}/{database}"
+    hosts = ",".join(map(in_brackets, host.split(",")))
+    return f"{place.scheme}://{hosts}{f':{port}' if port else ''}/{database}"
 
 
 def _number(place: StoreUrl, name: str, default: float) -> float:

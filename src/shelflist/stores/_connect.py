@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from shelflist.config import StoreUrl
+from shelflist.config import StoreUrl, in_brackets
 from shelflist.core.errors import ConfigError, MissingDependency, Transient
 from shelflist.core.log import log
 
@@ -73,7 +73,7 @@ def server(
     tls = flag(place, "tls")
     number = place.port or (tls_port if tls and tls_port else port)
     return Server(
-        address=f"{place.scheme}://{place.host}:{number}",
+        address=f"{place.scheme}://{in_brackets(place.host)}:{number}",
         host=place.host,
         port=number,
         tls=tls,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from shelflist.config import in_brackets
 from shelflist.core.errors import (
     ConfigError,
     MissingDependency,
@@ -78,7 +79,7 @@ def on_server(server: Server, user: str | None) -> Any:
     """A client of a Chroma server, after asking once whether there is one."""
     chromadb = _chromadb()
     headers = _headers(server, user)
-    host = f"[{server.host}]" if ":" in server.host else server.host
+    host = in_brackets(server.host)
     tenant = server.options.get("tenant", "default_tenant")
     database = server.options.get("database", "default_database")
     with errors_of(server.address, secrets_of(server, user)):

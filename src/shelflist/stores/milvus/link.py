@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shelflist.config import StoreUrl
+from shelflist.config import StoreUrl, in_brackets
 from shelflist.core.errors import (
     ConfigError,
     MissingDependency,
@@ -220,7 +220,7 @@ class Link:
                 f"Milvus at {self.address} cannot be reached: {error.strerror or error}. Is the server running, and is "
                 "this its gRPC port?"
             ) from error
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        host = in_brackets(self._host)
         return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
 
     def _unopened(self, error: Exception) -> StoreError:

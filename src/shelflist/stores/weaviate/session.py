@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from shelflist.config import in_brackets
 from shelflist.core.errors import (
     MissingDependency,
     ShelflistError,
@@ -59,7 +60,7 @@ class Session:
 
     def __init__(self, server: Server, grpc_host: str, grpc_port: int) -> None:
         self.server = server
-        self._http_host, self._grpc_host = _in_address(server.host), _in_address(grpc_host)
+        self._http_host, self._grpc_host = in_brackets(server.host), in_brackets(grpc_host)
         self._grpc_port = grpc_port
         self._lock = ProcessLock()
         self._now: _Open | None = None
@@ -299,11 +300,6 @@ class Session:
     def _without_secret(self, text: str) -> str:
         said = " ".join(self.server.hidden(text).split())
         return said if len(said) <= 300 else said[:297] + "..."
-
-
-def _in_address(host: str) -> str:
-    """A host as it stands before a colon and a port."""
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _names_authorities() -> bool:
