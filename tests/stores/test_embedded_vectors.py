@@ -366,6 +366,24 @@ def test_damaged_cells_are_done_without_and_built_anew(
         assert found.plan.startswith("cells of 600 rows") and found.items[0].point_id == point_id("3")
 
 
+@pytest.mark.parametrize(("nlist", "told"), [(64, 1), (15, 0), (None, 0)])
+def test_fewer_cells_than_are_asked_for_are_told_once_a_build(
+    place: Path, nlist: int | None, told: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compaction, "SNAPSHOT_FROM", 100)
+    spec = replace(SPEC, index=Ivf(nlist=nlist))
+    with closing(EmbeddedStore(place)) as opened:
+        opened.create(spec)
+        written(opened, range(600), spec)
+        opened.repair(spec)
+        opened.search(spec, vector_of(3), limit=10, scope=Scope(), params=SearchParams())
+    said = [one for one in caplog.messages if "has 15 cells, not the 64 that nlist asks for" in one]
+    assert len(said) == told and len(caplog.messages) == told
+    with closing(EmbeddedStore(place)) as again:  # what is read was not built
+        again.search(spec, vector_of(3), limit=10, scope=Scope(), params=SearchParams())
+    assert len(caplog.messages) == told
+
+
 def test_a_snapshot_whose_folder_is_gone(store: EmbeddedStore, place: Path) -> None:
     truth = ids(store, vector_of(3), exact=True)
     store.close()

@@ -18,7 +18,7 @@ from shelflist.engine.codes import QUERY_BITS, Ranked, Selection, add_in_parts, 
 
 _BATCH = 16_384
 _TRAINING_ROWS_A_CELL = 64
-_LEAST_ROWS_A_CELL = 39
+LEAST_ROWS_A_CELL = 39
 """Fewer training rows than this a centre, and FAISS warns that they are too few to tell where it should be."""
 
 
@@ -52,7 +52,7 @@ class Cells:
         import faiss
 
         count, dimensions = vectors.shape
-        cells = max(1, min(nlist or usual_cells(count), count // _LEAST_ROWS_A_CELL))
+        cells = max(1, min(nlist or usual_cells(count), count // LEAST_ROWS_A_CELL))
         kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
         rotation = rotation_of(dimensions)
         centres = faiss.IndexFlat(rotation.d_out, kind)

@@ -20,6 +20,7 @@ import numpy as np
 
 from shelflist.core.errors import StoreError, StoreFull
 from shelflist.core.fields import FieldType
+from shelflist.core.log import log
 from shelflist.core.transaction import Transaction
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf
 from shelflist.database import SqliteDatabase
@@ -31,7 +32,7 @@ from shelflist.engine.calibration import (
     probes_for,
     samples_of,
 )
-from shelflist.engine.cells import Cells
+from shelflist.engine.cells import LEAST_ROWS_A_CELL, Cells
 from shelflist.engine.codes import LEAST_DIMENSIONS, Codes
 from shelflist.engine.columns import TENANT, ColumnsWriter
 from shelflist.engine.exact import prepared
@@ -217,6 +218,16 @@ class Compaction:
         if isinstance(index, Ivf) and has_codes:
             cells = Cells.build(vectors, spec.metric, self._advance, nlist=index.nlist, bits=bits)
             cells.save(place / CELLS)
+            if index.nlist is not None and cells.cells < index.nlist:
+                log.warning(
+                    "The vector index in %s has %d cells, not the %d that nlist asks for: each needs %d of the %d rows. It is "
+                    "built with more when there are more rows.",
+                    self._directory,
+                    cells.cells,
+                    index.nlist,
+                    LEAST_ROWS_A_CELL,
+                    count,
+                )
         if has_graph:
             chosen = index if isinstance(index, Hnsw) else Hnsw(_M, _EF_CONSTRUCTION)
             Graph.build(vectors, spec.metric, self._advance, m=chosen.m, ef_construction=chosen.ef_construction).save(
