@@ -17,7 +17,7 @@ from shelflist.core.errors import (
     TenantForbidden,
     TenantRequired,
 )
-from shelflist.core.fields import Fields, shown_value
+from shelflist.core.fields import Fields
 from shelflist.core.filters import Filter, prepare
 from shelflist.core.index_text import given_index
 from shelflist.core.log import log
@@ -363,20 +363,19 @@ class Collection:
         self._own_tenant()
         return self._inspection().document(checked_document_id(document_id))
 
-    def why(self, document_id: str, query: str, where: Where = None) -> dict[str, Any]:
+    def why(self, document_id: str, query: Query, where: Where = None) -> dict[str, Any]:
         """Why a document is, or is not, among the answers: each chunk's state, filter, and rank in every leg.
 
         `dense_rank` and `hybrid_rank` are of an ordinary search's 100 candidates, `exact_rank` and `keyword_rank` of all that
-        match; `legs` are those that can be asked with words, `plan` says which way the search goes.
+        match; `legs` are those that the query can ask: a vector (whose `query` is None) the dense one, words without an
+        embedder the other. `plan` says which way the search goes.
         """
-        if not isinstance(query, str):
-            raise InvalidInput(f"query={shown_value(query)} is not text: why is asked with the words of a search.")
-        self._query(query)
+        text, vector = self._query(query)
         tenant, condition = self._own_tenant(), prepare(where, self.fields)
         inspection, document_id = self._inspection(), checked_document_id(document_id)
         inspection.require(document_id)
-        ranks, plan = self._recovering(lambda: self._searcher().ranks(query, tenant, condition))
-        return {**inspection.why(document_id, query, condition, ranks), "plan": plan}
+        ranks, plan = self._recovering(lambda: self._searcher().ranks(text, vector, tenant, condition))
+        return {**inspection.why(document_id, text, condition, ranks), "plan": plan}
 
     def verify(self, sample: int = 200, *, progress: ProgressListener | None = None) -> dict[str, Any]:
         """Compare ledger and store both ways, and `sample` vectors; `ok`: whether what is searched is what was written.

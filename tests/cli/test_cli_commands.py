@@ -322,6 +322,36 @@ def test_why_without_an_embedder_speaks_of_the_keyword_leg_alone(rank: int | Non
     assert "no embedder" not in explain_why([chunk], filtered=False)
 
 
+@pytest.mark.parametrize(
+    ("dense", "exact", "said"),
+    [
+        (3, 3, "number 3 in dense search"),
+        (40, 40, "--limit 40"),
+        (None, 4, "vector index misses it"),
+        (None, 400, "too far down (number 400 of all)"),
+        (None, None, "shelflist verify"),
+    ],
+)
+def test_why_by_a_vector_speaks_of_the_dense_leg_alone(dense: int | None, exact: int | None, said: str) -> None:
+    chunk = why_chunk(dense_rank=dense, exact_rank=exact, keyword_rank=None, hybrid_rank=None)
+    verdict = explain_why([chunk], filtered=False, has_words=False)
+    assert said in verdict and "hybrid" not in verdict and "keyword" not in verdict
+
+
+def test_why_takes_a_vector_as_search_does(shell: Shell, fake: FakeCollection, tmp_path: Path) -> None:
+    (tmp_path / "v.json").write_text("[1, 0.5]")
+    fake.answers["why"] = {"legs": ["dense"], "query": None, "chunks": [why_chunk()], "plan": "dense: exact scan"}
+    asked = shell("why", "keys.md", "--vector", "v.json", "--json").json
+    assert asked["query"] == {"vector": "v.json"} and asked["legs"] == ["dense"]
+    assert fake.asked[0][1][1].tolist() == [1, 0.5]
+    for both_or_none in (("--vector", "v.json", "keys"), ()):
+        result = shell("why", "keys.md", *both_or_none)
+        assert result.code == 2 and "QUERY or --vector" in result.err
+    (tmp_path / "v.json").write_text(f"[1{'0' * 400}]")
+    result = shell("why", "keys.md", "--vector", "v.json")
+    assert result.code == 2 and "holds no vector" in result.err
+
+
 def test_why_shows_each_chunk_and_a_verdict(shell: Shell, fake: FakeCollection) -> None:
     result = shell("why", "keys.md", "keys", "--where", "page_number < 10")
     assert "Keys are rotated." in result.out and "It is found: its best chunk is number 1" in result.out

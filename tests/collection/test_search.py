@@ -297,6 +297,20 @@ class TestOptions:
         with pytest.raises(InvalidInput, match="'nobody'"):
             docs.why("nobody", "river")
 
+    def test_why_takes_a_vector(self, docs: Collection) -> None:
+        first = docs.search(unit("river"), limit=1, where="n < 9")[0]
+        told = docs.why(first.document_id, unit("river"), where="n < 9")
+        assert (told["query"], told["legs"], told["plan"][:7]) == (None, ["dense"], "dense: ")
+        (chunk,) = [one for one in told["chunks"] if one["content"] == first.content]
+        assert (chunk["dense_rank"], chunk["exact_rank"], chunk["keyword_rank"], chunk["hybrid_rank"]) == (
+            1,
+            1,
+            None,
+            None,
+        )
+        with pytest.raises(DimensionMismatch):
+            docs.why(first.document_id, unit("river")[:3])
+
     @pytest.mark.parametrize(
         "options",
         [
@@ -334,8 +348,7 @@ class TestOptions:
             (lambda docs: docs.search("river", params=SearchParams(ef_search="many")), "ef_search='many'"),
             (lambda docs: docs.search("river", params=SearchParams(nprobe=-2)), "nprobe=-2"),
             (lambda docs: docs.search("river", params=SearchParams(exact=1)), "exact=1"),
-            (lambda docs: docs.why("d0", 3), "query=3"),
-            (lambda docs: docs.why("d0", unit("x")), "query=array"),
+            (lambda docs: docs.why("d0", 3), "A query is a text or a vector"),
             (lambda docs: docs.documents(limit="x"), "limit='x'"),
             (lambda docs: docs.documents(limit=-1), "limit=-1"),
             (lambda docs: docs.documents(prefix=3), "prefix=3"),

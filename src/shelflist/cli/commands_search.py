@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,14 @@ _TEXT_SHOWN = 240
 _DEFAULT_LIMIT = 10
 
 
-@click.command("search", short_help="Find the chunks that answer QUERY, best first.")
-@click.argument("query", required=False)
-@click.option(
+vector_option = click.option(
     "--vector", metavar="FILE", help="Search by the vector in FILE (.npy, or JSON; - is stdin), not by QUERY."
 )
+
+
+@click.command("search", short_help="Find the chunks that answer QUERY, best first.")
+@click.argument("query", required=False)
+@vector_option
 @click.option("--limit", type=click.IntRange(min=1), default=_DEFAULT_LIMIT, show_default=True, help="How many hits.")
 @where_option
 @click.option("--mode", type=click.Choice(["dense", "keyword", "hybrid"]), help="Which legs search (default: hybrid).")
@@ -66,10 +69,8 @@ def search_command(
     Example:
       shelflist search "how do I rotate keys" --limit 5 --where 'page_number < 10'
     """
-    if (query is None) == (vector is None):
-        raise click.UsageError("Give either QUERY or --vector FILE.")
     started = time.perf_counter()
-    asked = query if vector is None else _vector(vector)
+    asked = _asked(query, vector)
     options: dict[str, Any] = {"limit": limit, "where": where, "mode": mode, "fusion": fusion}
     options.update(alpha=alpha, min_score=min_score, group_by=group_by)
     if exact:
@@ -104,6 +105,13 @@ def search_command(
     if explain:
         refused = f", {hits.refused} candidates refused by the ledger" if hits.refused else ""
         say(f"{hits.plan}{refused}; {'exact' if hits.exact else 'approximate'}", dim=True)
+
+
+def _asked(query: str | None, vector: str | None) -> Any:
+    """The text or the vector that is searched for; UsageError unless it is one of them."""
+    if (query is None) == (vector is None):
+        raise click.UsageError("Give either QUERY or --vector FILE.")
+    return query if vector is None else _vector(vector)
 
 
 def _vector(place: str) -> Any:
@@ -166,23 +174,34 @@ def count_command(invocation: Invocation, where: str | None) -> None:
 
 @click.command("why", short_help="Say why DOCUMENT is, or is not, found by QUERY.")
 @click.argument("document")
-@click.argument("query")
+@click.argument("query", required=False)
+@vector_option
 @where_option
 @tenant_option
 @collection_options
-def why_command(invocation: Invocation, document: str, query: str, where: str | None) -> None:
+def why_command(
+    invocation: Invocation, document: str, query: str | None, vector: str | None, where: str | None
+) -> None:
     """Why DOCUMENT is, or is not, found by QUERY: each chunk's state, the filter, and its rank in every leg.
 
     \b
     Example:
       shelflist why handbook/keys.md "how do I rotate keys"
     """
+    asked = _asked(query, vector)
     with invocation.bound() as collection:
-        found = collection.why(document, query, where)
+        found = collection.why(document, asked, where)
         name = collection.name
-    verdict = explain_why(found["chunks"], where is not None, has_embedder="dense" in found["legs"], document=document)
+    verdict = explain_why(
+        found["chunks"],
+        where is not None,
+        has_embedder="dense" in found["legs"],
+        has_words=vector is None,
+        document=document,
+    )
     if invocation.as_json:
-        print_json({"collection": name, "where": where, "verdict": verdict, **found})
+        shown = {**found, "query": query if vector is None else {"vector": vector}}
+        print_json({"collection": name, "where": where, "verdict": verdict, **shown})
         return
     columns = ("chunk", "section", "status", "filter", "dense", "keyword", "exact", "hybrid", "distance", "text")
     rows = [
@@ -216,7 +235,12 @@ def _order(*ranks: int | None) -> float:
 
 
 def explain_why(
-    chunks: list[Mapping[str, Any]], filtered: bool, *, has_embedder: bool = True, document: str = "DOCUMENT"
+    chunks: list[Mapping[str, Any]],
+    filtered: bool,
+    *,
+    has_embedder: bool = True,
+    has_words: bool = True,
+    document: str = "DOCUMENT",
 ) -> str:
     """The first thing that keeps a document out of the answers, in a sentence; or its best rank."""
     if not chunks:
@@ -232,20 +256,19 @@ def explain_why(
         words = f"shelflist show {shlex.quote(document)}"
         return f"The filter keeps every chunk of the document out. Compare it with: {words}"
     narrower = "" if filtered else ", or narrow the search with --where"
-    if not has_embedder:
+    if has_words and not has_embedder:
         return _explain_keyword(_order(*(chunk["keyword_rank"] for chunk in matching)), narrower)
     if all(chunk["exact_rank"] is None and chunk["keyword_rank"] is None for chunk in matching):
         return "The chunks are indexed but no leg knows them. Check the collection with: shelflist verify"
+    if not has_words:
+        return _explain_dense(matching, narrower)
     # Ranks of different chunks side by side would describe a chunk that does not exist.
     best = min(matching, key=lambda chunk: _order(chunk["hybrid_rank"]))
     found = f"It is found: its best chunk is number {best['hybrid_rank']} in hybrid search ({_legs(best)})."
     if _is_near(best["hybrid_rank"]):
         return found
-    if missed := [chunk["exact_rank"] for chunk in matching if _is_missed(chunk)]:
-        return (
-            f"The vector index misses it: compared with every vector it is number {min(missed)}, and the index does not bring it. "
-            "Search with --exact, aim at a higher target_recall, or see how often that happens with collection.recall()."
-        )
+    if missed := _missed(matching):
+        return missed
     nearest = min(matching, key=lambda chunk: _order(chunk["dense_rank"], chunk["keyword_rank"]))
     if _is_near(nearest["dense_rank"]) or _is_near(nearest["keyword_rank"]):
         leg = "dense" if _order(nearest["dense_rank"]) <= _order(nearest["keyword_rank"]) else "keyword"
@@ -260,6 +283,31 @@ def explain_why(
         return f"{found} Ask for more with --limit {best['hybrid_rank']}{narrower}."
     best = min(matching, key=lambda chunk: _order(chunk["exact_rank"], chunk["keyword_rank"]))
     return f"Its best chunk is too far down in every leg ({_legs(best)}): search with a higher --limit or other words."
+
+
+def _missed(matching: Sequence[Mapping[str, Any]]) -> str | None:
+    """A near chunk that the vector index does not bring; None if it brings them all."""
+    missed = [chunk["exact_rank"] for chunk in matching if _is_missed(chunk)]
+    if not missed:
+        return None
+    return (
+        f"The vector index misses it: compared with every vector it is number {min(missed)}, and the index does not bring it. "
+        "Search with --exact, aim at a higher target_recall, or see how often that happens with collection.recall()."
+    )
+
+
+def _explain_dense(matching: Sequence[Mapping[str, Any]], narrower: str) -> str:
+    """What is to be said of a search by a vector, which has no words for the other leg."""
+    rank = _order(*(chunk["dense_rank"] for chunk in matching))
+    found = f"It is found: its best chunk is number {rank} in dense search."
+    if rank <= _DEFAULT_LIMIT:
+        return found
+    if missed := _missed(matching):
+        return missed
+    if rank < math.inf:
+        return f"{found} Ask for more with --limit {rank}{narrower}."
+    exact = _order(*(chunk["exact_rank"] for chunk in matching))
+    return f"Its best chunk is too far down (number {exact} of all): search with a higher --limit{narrower}."
 
 
 def _explain_keyword(rank: float, narrower: str) -> str:

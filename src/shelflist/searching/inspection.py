@@ -69,7 +69,7 @@ class Inspection:
         ]
         return {**_shown(record), "chunks": chunks}
 
-    def why(self, document_id: str, query: str, condition: Filter | None, ranks: Ranks) -> dict[str, Any]:
+    def why(self, document_id: str, query: str | None, condition: Filter | None, ranks: Ranks) -> dict[str, Any]:
         """Each chunk's state, whether the filter matches it, and its place in `ranks`; InvalidInput if it is not known."""
         record = self.require(document_id)
         chunks = [

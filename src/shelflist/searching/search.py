@@ -112,13 +112,18 @@ class Searcher:
         with named_errors(self._embedder):
             return np.asarray(self._embedder.embed_query(text), dtype=np.float32)
 
-    def ranks(self, text: str, tenant: str | None, filter: Filter | None) -> tuple[Ranks, str]:
+    def ranks(
+        self, text: str | None, vector: Vector | None, tenant: str | None, filter: Filter | None
+    ) -> tuple[Ranks, str]:
         """Rank (from 1) and value of the matching points in each leg, and fused, and the plan of the search: what `why` shows.
+        `text` or `vector`: a vector has no words, so there is one leg and nothing to fuse.
 
         `exact` and `keyword` rank all of them, `dense` and `hybrid` what an ordinary search looks at: a point that the index
         misses has an exact rank and no other.
         """
-        vector = self.embed(text) if self._embedder is not None else None
+        if vector is None and self._embedder is not None:
+            assert text is not None
+            vector = self.embed(text)
         return self._steady(lambda: self._ranks(text, vector, self._scope(filter, tenant)))
 
     def recall(self, queries: Sequence[Vector], limit: int, filter: Filter | None, tenant: str | None) -> float:
@@ -148,15 +153,22 @@ class Searcher:
                 return stored - hidden
         raise self._unsettled()
 
-    def _ranks(self, text: str, vector: Vector | None, scope: Scope) -> tuple[Ranks, str]:
+    def _ranks(self, text: str | None, vector: Vector | None, scope: Scope) -> tuple[Ranks, str]:
         total = max(1, self._store.count(self._spec, scope))
-        leg = self._keyword(text, scope, total)
-        found: Ranks = {"keyword": _ranked(leg.ids, leg.values)}
-        if vector is None:
-            return found, f"keyword: {leg.plan}"
-        for name, wanted, params in (("dense", POOL, SearchParams()), ("exact", total, SearchParams(exact=True))):
-            leg = self._dense(vector, scope, wanted, params)
-            found[name] = _ranked(leg.ids, leg.values)
+        found: Ranks = {}
+        plan = ""
+        if text is not None:
+            leg = self._keyword(text, scope, total)
+            found["keyword"] = _ranked(leg.ids, leg.values)
+            plan = f"keyword: {leg.plan}"
+        if vector is not None:
+            leg = self._dense(vector, scope, POOL, SearchParams())
+            found["dense"] = _ranked(leg.ids, leg.values)
+            plan = f"dense: {leg.plan}"
+            leg = self._dense(vector, scope, total, SearchParams(exact=True))
+            found["exact"] = _ranked(leg.ids, leg.values)
+        if text is None or vector is None:
+            return found, plan
         hits, order = self._hybrid(text, vector, scope, Request(filter=scope.filter), POOL)
         found["hybrid"] = {one: (rank, hit.score) for rank, (one, hit) in enumerate(zip(order, hits, strict=True), 1)}
         return found, hits.plan
