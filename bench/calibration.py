@@ -3,7 +3,8 @@
     python bench/calibration.py                  # three sets of shared/data; about six minutes
 
 For each set and target: the ef_search that calibration chooses, the recall@10 that real questions then have, and the least
-that those would have needed; the same for the depth of the codes, and for the nprobe of cells at that depth. Beside them the recall of stored vectors taken as
+that those would have needed; the same for the error of codes that is allowed for (in thousandths), without a filter and where the
+thousand nearest of each question may not answer, and for the nprobe of cells. Beside them the recall of stored vectors taken as
 questions, which is why calibration does not take them.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import data
@@ -21,21 +23,23 @@ import report
 
 from shelflist.embedders.static import StaticEmbedder
 from shelflist.engine.calibration import (
-    depth_for,
     effort_for,
+    error_for,
     graph_candidates,
     probes_for,
     samples_of,
     true_neighbours,
 )
 from shelflist.engine.cells import Cells
-from shelflist.engine.codes import Codes
-from shelflist.engine.exact import prepared
+from shelflist.engine.codes import Codes, Ranked, Selection
+from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.graph import Graph
+from shelflist.engine.rescoring import rescored
 
 TARGETS = (0.9, 0.95, 0.98)
 M, EF_CONSTRUCTION = 16, 160
-MOST_EFFORT, MOST_DEPTH = 1_024, 2_000
+MOST_EFFORT, MOST_ERROR = 1_024, 1_000
+GONE = 1_000
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,44 @@ def least(meets: Callable[[int], bool], most: int) -> int | None:
     return high
 
 
+@dataclass(frozen=True)
+class Indexes:
+    """Of one set, with what was measured on its codes. `asked` are the questions that are answered next."""
+
+    vectors: Any
+    graph: Graph
+    codes: Codes
+    cells: Cells
+
+    def by_graph(self, effort: int) -> Callable[[Any], Any]:
+        return lambda query: self.graph.nearest(query, graph_candidates(10), effort)
+
+    def by_codes(self, error: int, depth: int, without: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+        def ask(query: Any) -> Any:
+            selection = None if without is None else Selection(without(query))
+            return self._rescored(
+                query, lambda count: self.codes.nearest(query, count, selection), error / 1_000, depth
+            )
+
+        return ask
+
+    def by_cells(self, probes: int, error: float, depth: int) -> Callable[[Any], Any]:
+        return lambda query: self._rescored(query, lambda n: self.cells.nearest(query, n, probes), error, depth)
+
+    def _rescored(self, query: Any, scan: Callable[[int], Ranked], error: float, depth: int) -> Any:
+        found = rescored(
+            scan,
+            lambda positions: distances(self.vectors[positions], query, "cosine"),
+            lambda position: error * self.codes.doubt(query, self.vectors[position]),
+            10,
+            "cosine",
+            depth=depth,
+            most=len(self.vectors),
+        )
+        assert found is not None
+        return found[0][nearest(found[1], 10)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=1_000)
@@ -83,37 +125,45 @@ def main() -> int:
     results, lines, targets = [], [], []
     for one in sets(options.questions):
         vectors, questions = one.vectors, one.questions
-        truth = true_neighbours(vectors, questions, "cosine")
+        truth, _ = true_neighbours(vectors, questions, "cosine")
         samples = samples_of(vectors, "cosine")
         stored = vectors[np.random.default_rng(1).integers(0, len(vectors), len(questions))]
-        graph = Graph.build(vectors, "cosine", m=M, ef_construction=EF_CONSTRUCTION)
-        codes = Codes.build(vectors, "cosine")
-        cells = Cells.build(vectors, "cosine", nlist=None, bits=1)
+        truth_of_stored, _ = true_neighbours(vectors, stored, "cosine")
+        indexes = Indexes(
+            vectors,
+            Graph.build(vectors, "cosine", m=M, ef_construction=EF_CONSTRUCTION),
+            Codes.build(vectors, "cosine"),
+            Cells.build(vectors, "cosine", nlist=None, bits=1),
+        )
 
-        def by_graph(effort: int, graph: Graph = graph) -> Callable[[Any], Any]:
-            return lambda query: graph.nearest(query, graph_candidates(10), effort)
+        def without_nearest(query: Any, vectors: Any = vectors) -> Any:
+            mask = np.ones(len(vectors), np.bool_)
+            mask[nearest(distances(vectors, query, "cosine"), GONE)] = False
+            return mask
 
-        def by_codes(depth: int, codes: Codes = codes) -> Callable[[Any], Any]:
-            return lambda query: codes.nearest(query, depth)
-
+        behind = np.stack([nearest(distances(vectors, query, "cosine"), GONE + 10)[GONE:] for query in questions])
         for wanted in TARGETS:
-            depth = depth_for(codes, samples, wanted, len(vectors))
-            assert depth is not None
-
-            def by_cells(probes: int, cells: Cells = cells, depth: int = depth) -> Callable[[Any], Any]:
-                return lambda query: cells.nearest(query, depth, probes)
-
-            for way, chosen, ask, most in (
-                ("graph", effort_for(graph, samples[0], wanted), by_graph, MOST_EFFORT),
-                ("codes", depth, by_codes, MOST_DEPTH),
-                ("cells", probes_for(cells, depth, samples[0], wanted), by_cells, cells.cells),
-            ):
-                reached = None if chosen is None else recall(ask(chosen), questions, truth)
-                of_stored = (
-                    None if chosen is None else recall(ask(chosen), stored, true_neighbours(vectors, stored, "cosine"))
-                )
+            measured = error_for(indexes.codes, vectors, samples, wanted)
+            assert measured is not None
+            error, depth = measured
+            effort = effort_for(indexes.graph, samples, wanted)
+            probes = probes_for(indexes.cells, indexes.codes, vectors, measured, samples, wanted)
+            by_codes = partial(indexes.by_codes, depth=depth)
+            by_cells = partial(indexes.by_cells, error=error, depth=depth)
+            far = partial(by_codes, without=without_nearest)
+            ways: tuple[tuple[str, int | None, Callable[[int], Callable[[Any], Any]], int, Any], ...] = (
+                ("graph", effort, indexes.by_graph, MOST_EFFORT, truth),
+                ("codes", round(1_000 * error), by_codes, MOST_ERROR, truth),
+                (f"codes, {GONE} gone", round(1_000 * error), far, MOST_ERROR, behind),
+                ("cells", probes, by_cells, indexes.cells.cells, truth),
+            )
+            for way, chosen, ask, most, of in ways:
+                reached = None if chosen is None else recall(ask(chosen), questions, of)
+                of_stored = None
+                if chosen is not None and of is truth:
+                    of_stored = recall(ask(chosen), stored, truth_of_stored)
                 needed = least(
-                    lambda n, a=ask, q=questions, t=truth, w=wanted: recall(a(n), q, t) >= w,  # type: ignore[misc]
+                    lambda n, a=ask, q=questions, t=of, w=wanted: recall(a(n), q, t) >= w,  # type: ignore[misc]
                     most,
                 )
                 found = {
