@@ -18,6 +18,7 @@ from shelflist import Chunk, CopyReport, F, Flat, Hnsw, Ivf
 from shelflist.core.errors import CollectionMismatch, ConfigError, CopyDiffers, UnsupportedIndex
 from shelflist.core.types import Progress, UpsertResult
 from shelflist.indexing import copy as copy_module
+from shelflist.ledger.revisions import Revisions
 from shelflist.stores.embedded import EmbeddedStore
 from shelflist.stores.protocol import GenerationSpec
 
@@ -255,6 +256,34 @@ def test_a_removed_document_fences_late_writers_in_the_copy_as_well(pair: Pair) 
         assert one.sync("gone", chunks("late"), revision=7).documents_superseded == 1
         assert one.sync("here", chunks("late"), revision=5).documents_superseded == 1
     assert [one["document_id"] for one in copy.documents()] == ["here"]
+
+
+def test_a_removal_in_a_copy_that_was_killed_is_finished_as_a_removal(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = pair.source.open()
+    source.sync_all(documents(4), source="wiki")
+    pair.copy()
+    source.delete("d1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Revisions, "switch", _killed)
+        patch.setattr("shelflist.ledger.revisions.LEASE_SECONDS", -1)  # as if it were long ago
+        with pytest.raises(_Killed):
+            pair.copy()
+    with pair.there() as copy:
+        copy.sync("other", chunks("a text of its own"))  # takes up what was begun
+        left = {"d0", "d2", "d3", "other"}
+        # In one database nothing was begun, as all of it is one transaction.
+        assert {one["document_id"] for one in copy.documents()} == left | ({"d1"} if not pair.target.apart else set())
+        assert copy.verify()["unfinished"] == 0
+
+
+class _Killed(Exception):
+    pass
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise _Killed
 
 
 def test_two_vectors_of_one_text_stay_two(files: Pair) -> None:

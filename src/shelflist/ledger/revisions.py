@@ -448,6 +448,7 @@ class Revisions:
             work.source_id,
             work.digest,
             work.source_digest,
+            removes_document=not work.members and work.digest is None,  # a document that is empty has a digest
             fence=work.fence,
         )
         whole = True
