@@ -48,6 +48,26 @@ def test_exactly_the_rows_that_a_filter_matches(
         assert mask is not None and mask.tolist() == [filter.matches(row) for row in rows], filter
 
 
+def test_a_hundred_thousand_values(tmp_path: Path) -> None:
+    count = 100_000
+    order = np.random.default_rng(5).permutation(count).tolist()
+    rows: list[dict[str, Any]] = [
+        {"s": f"k{n}", "i": n, "l": [f"t{n}", f"u{n // 2}"]} if n % 100 else {} for n in order
+    ]
+    columns = written(tmp_path, [FIELDS.stored(row) for row in rows])
+    for where, wanted in (
+        (F("s") == "k77", lambda n: n == 77),
+        (F("i") >= 99_000, lambda n: n >= 99_000 and n % 100 > 0),
+        (F("i").is_in([7 * n for n in range(count)]), lambda n: n % 7 == 0 and n % 100 > 0),
+        (F("s").not_in([f"k{n}" for n in range(1, count)]), lambda n: n % 100 == 0),
+        (F("l").contains("u11"), lambda n: n in (22, 23)),
+    ):
+        filter = prepare(where, FIELDS)
+        assert filter is not None
+        mask = columns.matching(filter, FIELDS)
+        assert mask is not None and sorted(np.asarray(order)[mask].tolist()) == [n for n in range(count) if wanted(n)]
+
+
 NASTY = [
     "",
     "a",

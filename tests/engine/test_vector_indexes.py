@@ -253,7 +253,7 @@ def test_what_was_measured_holds_for_products_with_queries_of_any_length(length:
     assert np.median(counts) < 5 * measured[1]  # not by leaving everything open
 
 
-@pytest.mark.parametrize("target", [0.1, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("target", [0.1, 0.9, 1.0])
 def test_any_target_can_be_aimed_at(codes: Codes, graph: Graph, vectors: Vector, metric: Metric, target: float) -> None:
     samples = samples_of(vectors, metric)
     measured, effort = error_for(codes, vectors, samples, target), effort_for(graph, samples, target)

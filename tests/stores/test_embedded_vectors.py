@@ -690,7 +690,7 @@ print("ready", flush=True)
 while True:
     store.repair(SPEC)
 """
-KILLS = int(os.environ.get("SHELFLIST_KILLS", "6"))
+KILLS = int(os.environ.get("SHELFLIST_KILLS", "3"))
 
 
 def test_killed_while_building(store: EmbeddedStore, place: Path) -> None:
