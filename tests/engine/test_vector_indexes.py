@@ -147,6 +147,25 @@ def test_the_graph_finds_more_the_further_it_looks(
     assert shares[1] >= 0.95 and shares[0] <= shares[1]
 
 
+def with_a_few_long_ones() -> Vector:
+    vectors = clustered(3_000, DIMENSIONS)
+    vectors[:5] *= 1_000
+    vectors[:, 7] = 0
+    vectors[::300, 7] = 3  # what few have is told apart all the same
+    return vectors
+
+
+def test_a_few_vectors_of_another_length_blind_neither_graph_nor_codes() -> None:
+    vectors, queries = with_a_few_long_ones(), clustered(40, DIMENSIONS) + np.float32(0.3)
+    graph, codes = Graph.build(vectors, "l2", m=16, ef_construction=100), Codes.build(vectors, "l2")
+    assert share(vectors, queries, "l2", lambda q: graph.nearest(q, 20, 200)) >= 0.95
+    measured = error_for(codes, vectors, samples_of(vectors, "l2"), 0.95)
+    assert measured is not None and measured[0] < 1.5 * ERROR["l2"]
+    assert (
+        share(vectors, queries, "l2", by_code(codes, vectors, "l2", measured, np.ones(len(vectors), np.bool_))) >= 0.95
+    )
+
+
 def test_the_graph_passes_over_what_is_not_selected(graph: Graph, queries: Vector) -> None:
     mask = np.ones(COUNT, np.bool_)
     mask[: COUNT // 2] = False

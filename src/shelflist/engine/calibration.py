@@ -114,21 +114,23 @@ def error_for(codes: Codes, vectors: Vector, sample: Sample, target: float) -> t
     2,000 or half of all."""
     most = min(_DEEPEST, codes.count // 2)
     scans = [codes.nearest(query, most) for query in sample.queries]
-    doubts = [
-        max(codes.doubt(query, vectors[truth[-1]]), _LEAST_DOUBT)
-        for query, truth in zip(sample.queries, sample.truth, strict=True)
-    ]
     beyond = np.full(sample.truth.shape, np.inf)
+    doubts = np.asarray(
+        [
+            [max(codes.doubt(query, vectors[at]), _LEAST_DOUBT) for at in truth]
+            for query, truth, _ in zip(*sample, strict=True)
+        ]
+    )
     for i, (truth, near) in enumerate(zip(sample.truth, scans, strict=True)):
         hits = truth[:, None] == near.positions[None, :]
         came = hits.any(axis=1)
-        beyond[i, came] = (near.estimates[hits.argmax(axis=1)[came]] - sample.away[i, came]) / doubts[i]
+        beyond[i, came] = (near.estimates[hits.argmax(axis=1)[came]] - sample.away[i, came]) / doubts[i, came]
     error = max(0.0, float(np.quantile(beyond, _aimed(target, _CODES_MARGIN), method="higher")))
     if not math.isfinite(error):
         return None
     within = [
         np.searchsorted(near.estimates, away[-1] + error * doubt)
-        for near, away, doubt in zip(scans, sample.away, doubts, strict=True)
+        for near, away, doubt in zip(scans, sample.away, doubts[:, -1], strict=True)
     ]
     depth = int(np.quantile(within, _USUAL, method="higher"))
     return (error, depth) if depth < most else None
