@@ -535,6 +535,70 @@ def test_an_index_that_takes_its_time(
     store.drop(spec.name)
 
 
+@pytest.mark.parametrize("step", ["flush", "refresh_load"])
+def test_a_build_that_outlasts_its_requests(
+    store: MilvusStore, monkeypatch: pytest.MonkeyPatch, no_patience: None, step: str
+) -> None:
+    """What the client says when their time is up: asked again, for as long as the server answers and not for ever."""
+    from pymilvus.exceptions import MilvusException
+
+    spec, client = GenerationSpec("sl_long_1", 16, index=Hnsw(indexing_threshold=1)), client_of(store)
+    store.create(spec)
+    store.upsert(spec, make_points("p", 5, seed=1))
+    store.flush(spec)
+    real, waited = getattr(client, step), list[float]()
+
+    def late(name: str, timeout: float) -> None:
+        waited.append(timeout)
+        if len(waited) < 3:
+            raise MilvusException(message=f"wait for it timeout, collection: {name}")
+        real(name, timeout=timeout)
+
+    monkeypatch.setattr(client, step, late)
+    store.build(spec)
+    assert len(waited) == 3 and max(waited) <= 60
+    assert store.stats(spec)["indexed_rows"] == 5
+
+    waited.clear()
+    store.upsert(spec, make_points("q", 5, seed=2))
+    store.flush(spec)
+    monkeypatch.setattr("shelflist.stores.milvus.link.PATIENCE", 0.0)
+    with pytest.raises(StoreTimeout, match=rf"{spec.name}: .*timeout"):
+        store.build(spec)
+    assert len(waited) == 1
+    store.drop(spec.name)
+
+
+@pytest.mark.parametrize("step", ["flush", "refresh_load"])
+def test_a_server_that_hangs_during_a_build(server: MilvusServer, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Noticed long before the patience with an index that takes its time is over."""
+    monkeypatch.setattr("shelflist.stores.milvus.link._SLICE", 1.0)
+    spec = GenerationSpec("sl_hangs_1", 16, index=Hnsw(indexing_threshold=1))
+    with opened(f"{server.url}?timeout=1") as hasty:
+        hasty.create(spec)
+        hasty.upsert(spec, make_points("p", 5, seed=1))
+        hasty.flush(spec)
+        client, hung = client_of(hasty), list[float]()
+        real = getattr(client, step)
+
+        def hang(*words: Any, **options: Any) -> None:
+            if not hung:
+                os.kill(server.pid, signal.SIGSTOP)
+                hung.append(time.monotonic())
+            real(*words, **options)
+
+        monkeypatch.setattr(client, step, hang)
+        try:
+            with pytest.raises((StoreTimeout, StoreUnavailable), match=f"{server.url}: .*{spec.name}"):
+                hasty.build(spec)
+            assert time.monotonic() - hung[0] < 15
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        hasty.build(spec)
+        assert hasty.stats(spec)["indexed_rows"] == 5
+        hasty.drop(spec.name)
+
+
 def test_a_password_that_the_server_repeats(server: MilvusServer) -> None:
     from pymilvus import MilvusException
 

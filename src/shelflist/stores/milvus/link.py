@@ -35,6 +35,8 @@ PORT = 19530
 OLDEST = (2, 3)
 PATIENCE = 600.0
 """Seconds that what Milvus does by itself, such as building an index, may stand still."""
+_SLICE = 30.0
+"""Seconds of one request for what Milvus may take long at: a server that hangs is noticed when they are over."""
 UNDER_WAY = object()
 """What is left to do, where Milvus only says that it does it."""
 _POLL = 0.05
@@ -151,6 +153,18 @@ class Link:
             return self.ask(what, call)
         except StoreUnavailable:
             return _connect.retried(lambda: self.ask(what, call), f"Milvus at {self.address}: {what}")
+
+    def persist(self, what: str, call: Callable[[Client, float], object]) -> None:
+        """`insist` for what may take long, by requests of some seconds each, for as long as the server answers besides."""
+        seconds, began = max(self.timeout, _SLICE), time.monotonic()
+        while True:
+            try:
+                self.insist(what, lambda client: call(client, seconds))
+                return
+            except StoreTimeout:
+                if time.monotonic() - began > PATIENCE:
+                    raise
+                self.insist(f"version, during {what}", lambda client: client.get_server_version(timeout=self.timeout))
 
     def wait(self, what: str, left: Callable[[], object], pause: float = _POLL) -> None:
         """Until nothing is left, which is None, however long it takes; StoreTimeout once it has long stayed the same."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from shelflist.core.errors import StoreError
 from shelflist.stores.milvus.asking import Asking
-from shelflist.stores.milvus.link import PATIENCE, UNDER_WAY, Link
+from shelflist.stores.milvus.link import UNDER_WAY, Link
 
 _PAUSE = 0.2
 _CHANGE_OVER = 1.0
@@ -21,9 +21,9 @@ _CHANGE_OVER = 1.0
 
 def seal(link: Link, asking: Asking, name: str) -> None:
     """Close what is open, and return when its index answers."""
-    link.insist(f"flush {name}", lambda client: client.flush(name, timeout=PATIENCE))
+    link.persist(f"flush {name}", lambda client, seconds: client.flush(name, timeout=seconds))
     link.wait(f"index {name}", lambda: _unbuilt(link, asking, name), _PAUSE)
-    link.insist(f"refresh {name}", lambda client: client.refresh_load(name, timeout=PATIENCE))
+    link.persist(f"refresh {name}", lambda client, seconds: client.refresh_load(name, timeout=seconds))
     link.wait(
         f"load the segments of {name}",
         lambda: link.insist(f"segments of {name}", lambda c: _unloaded(c, name)),
