@@ -6,7 +6,7 @@ Under no filter and under the filters that are hardest: the commonest value of e
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,15 +32,11 @@ _LEAST_DEPTH, _DEEPEST = 250, 4_000
 _NEAREST = 10
 
 
-def measured_depth(
-    tx: PostgresTransaction, spec: GenerationSpec, queries: Sequence[Vector], others: Sequence[Vector], rows: int
-) -> tuple[int, list[set[bytes]] | None]:
-    """How deep the list by sign bits must be read for the queries, also under filters (0 where it is of no use), and the ids
-    of the ten nearest of each of the others without a filter, where every row was looked at."""
+def measured_depth(tx: PostgresTransaction, spec: GenerationSpec, queries: Sequence[Vector], rows: int) -> int:
+    """How deep the list by sign bits must be read, also under filters; 0 where it is of no use."""
     share = min(1.0, _SAMPLE / max(1, rows))
-    conditions = [Sql("true"), *_hard_conditions(tx, spec)]
-    ids, found, differing, matching = _looked_at(
-        tx, spec, np.stack([*queries, *others]), len(queries), conditions, share
+    found, differing, matching = _looked_at(
+        tx, spec, np.stack(queries), [Sql("true"), *_hard_conditions(tx, spec)], share
     )
     worst = 0.0
     for matches in matching:
@@ -49,11 +45,22 @@ def measured_depth(
         deep = np.concatenate(places) / share**0.25
         if deep.size:
             worst = max(worst, float(np.quantile(deep, WANTED)))
-    depth = 0 if worst * _MARGIN > _DEEPEST else max(_LEAST_DEPTH, round(worst * _MARGIN))
-    if share < 1:
-        return depth, None
-    columns = range(len(queries), len(queries) + len(others))
-    return depth, [{ids[row] for row in nearest(found[:, one], _NEAREST)} for one in columns]
+    return 0 if worst * _MARGIN > _DEEPEST else max(_LEAST_DEPTH, round(worst * _MARGIN))
+
+
+def nearest_of_all(tx: PostgresTransaction, spec: GenerationSpec, queries: Sequence[Vector]) -> Vector:
+    """How far each query's ten nearest are: shape (10, q). The rows are read once for all queries, which is quicker than a
+    scan for each."""
+    asked = np.stack(queries)
+    best = np.empty((0, len(queries)), np.float32)
+    for page in _pages(tx, spec, Sql("vector_send(embedding)")):
+        found = _distances(prepared(vectors_of([row[1] for row in page]), spec.metric), asked, spec.metric)
+        best = np.sort(np.concatenate([best, _smallest(found)]), axis=0)[:_NEAREST]
+    return best
+
+
+def _smallest(found: Vector) -> Vector:
+    return np.partition(found, min(_NEAREST, len(found)) - 1, axis=0)[:_NEAREST]
 
 
 def _places(found: Vector, differing: npt.NDArray[np.int64]) -> Vector:
@@ -63,39 +70,39 @@ def _places(found: Vector, differing: npt.NDArray[np.int64]) -> Vector:
 
 
 def _looked_at(
-    tx: PostgresTransaction, spec: GenerationSpec, queries: Vector, coded: int, conditions: Sequence[Sql], share: float
-) -> tuple[list[bytes], Vector, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Of a sample of n rows and q queries: ids, distances (n, q), bits that differ from the first queries' (n, coded), and who
-    matches each condition."""
-    asked_codes = sign_bits(queries[:coded])
-    ids: list[bytes] = []
-    asked = ", ".join(f"({one.text}) IS TRUE" for one in conditions)
-    last, end = (
-        uuid.UUID(int=0),
-        uuid.UUID(int=min(int(share * 2**128), 2**128 - 1)),
-    )  # ids are hashes: a range is a sample
+    tx: PostgresTransaction, spec: GenerationSpec, queries: Vector, conditions: Sequence[Sql], share: float
+) -> tuple[Vector, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Of a sample of n rows and q queries: distances (n, q), differing bits (n, q), and who matches each condition."""
+    asked_codes = sign_bits(queries)
+    columns = ", ".join(["vector_send(embedding)", "bit_send(bits)", *(f"({one.text}) IS TRUE" for one in conditions)])
+    values = tuple(value for one in conditions for value in one.parameters)
     found, differing, matching = [], [], []
-    while True:
-        page: list[tuple[Any, ...]] = tx.execute(
-            f"SELECT point_id, vector_send(embedding), bit_send(bits), {asked} FROM {spec.name} p "
-            "WHERE index_status = 'indexed' AND point_id > ?::uuid AND point_id <= ?::uuid "
-            "ORDER BY point_id LIMIT ?",
-            (*(value for one in conditions for value in one.parameters), str(last), str(end), _PAGE),
-            prepare=False,
-        ).fetchall()
-        if not page:
-            break
-        last = page[-1][0]
+    for page in _pages(tx, spec, Sql(columns, values), share):
         vectors = prepared(vectors_of([row[1] for row in page]), spec.metric)
         codes = bits_of([row[2] for row in page])
         found.append(_distances(vectors, queries, spec.metric))
         differing.append(differing_bits(codes, asked_codes))
-        ids += [row[0].bytes for row in page]
         matching.append(np.array([row[3:] for row in page], dtype=np.bool_).T)
     if not found:
         nothing = np.empty((0, len(queries)), np.float32)
-        return ids, nothing, nothing.astype(np.int64), np.empty((len(conditions), 0), np.bool_)
-    return ids, np.concatenate(found), np.concatenate(differing), np.concatenate(matching, axis=1)
+        return nothing, nothing.astype(np.int64), np.empty((len(conditions), 0), np.bool_)
+    return np.concatenate(found), np.concatenate(differing), np.concatenate(matching, axis=1)
+
+
+def _pages(
+    tx: PostgresTransaction, spec: GenerationSpec, columns: Sql, share: float = 1.0
+) -> Iterator[list[tuple[Any, ...]]]:
+    """This share of the rows that are searched, some thousands at a time: the id of each, and `columns`."""
+    last = uuid.UUID(int=0)
+    end = uuid.UUID(int=min(int(share * 2**128), 2**128 - 1))  # ids are hashes: a range is a sample
+    while page := tx.execute(
+        f"SELECT point_id, {columns.text} FROM {spec.name} p "
+        "WHERE index_status = 'indexed' AND point_id > ?::uuid AND point_id <= ?::uuid ORDER BY point_id LIMIT ?",
+        (*columns.parameters, str(last), str(end), _PAGE),
+        prepare=False,
+    ).fetchall():
+        yield page
+        last = page[-1][0]
 
 
 def _distances(vectors: Vector, queries: Vector, metric: Metric) -> Vector:
