@@ -34,7 +34,7 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, Ranked, Selection
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import rescored
+from shelflist.engine.rescoring import error_of, rescored
 
 TARGETS = (0.9, 0.95, 0.98)
 M, EF_CONSTRUCTION = 16, 160
@@ -108,14 +108,15 @@ class Indexes:
         found = rescored(
             scan,
             lambda positions: distances(self.vectors[positions], query, "cosine"),
-            lambda position: error * self.codes.doubt(query, self.vectors[position]),
+            error_of(self.codes, self.vectors, query, error),
             10,
             "cosine",
+            usual=depth // 2,
             depth=depth,
             most=len(self.vectors),
         )
         assert found is not None
-        return found[0][nearest(found[1], 10)]
+        return found.positions[nearest(found.distances, 10)]
 
 
 def main() -> int:

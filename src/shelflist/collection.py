@@ -252,6 +252,7 @@ class Collection:
         if not parts.writer.together:
             parts.writer.hide([point for _, point in marked])
         parts.ledger.catalog.log(parts.record.collection_id, "marked", document_id, {"chunks": len(marked)})
+        parts.writer.build(changed=False)
         return len(marked)
 
     # The way out.

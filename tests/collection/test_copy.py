@@ -278,6 +278,24 @@ def test_a_removal_in_a_copy_that_was_killed_is_finished_as_a_removal(
         assert copy.verify()["unfinished"] == 0
 
 
+@pytest.mark.parametrize("kind", ["file", "apart"])
+def test_a_document_whose_chunks_were_all_refused_is_no_removal_when_it_is_taken_up(
+    kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_of(kind, folder)
+    with place.given() as docs, monkeypatch.context() as patch:
+        patch.setattr(Revisions, "switch", _killed)
+        patch.setattr("shelflist.ledger.revisions.LEASE_SECONDS", -1)
+        wrong = Chunk("a", embedding=np.ones(9, np.float32))
+        with pytest.raises(_Killed):
+            docs.sync("p", [wrong], revision=5, on_failed="switch_without")
+    with place.given() as docs:
+        docs.sync("other", [Chunk("b", embedding=unit(1)[:4])])  # takes up what was begun
+        report = docs.sync("p", [Chunk("a", embedding=unit(2)[:4])], revision=5)
+        assert report.documents_superseded == 0 and report.added == 1
+        assert [hit.content for hit in docs.search(unit(2)[:4], limit=1)] == ["a"]
+
+
 class _Killed(Exception):
     pass
 

@@ -26,12 +26,12 @@ from shelflist.engine.cells import Cells, usual_cells
 from shelflist.engine.codes import Codes, Selection
 from shelflist.engine.exact import distances, nearest, prepared, raw
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import rescored
+from shelflist.engine.rescoring import error_of, rescored
 from shelflist.engine.view import Base, Matches, View
 
 COUNT, DIMENSIONS = 6_000, 64
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
-ERROR: dict[Metric, float] = {"cosine": 0.16, "dot": 0.16, "l2": 0.32}
+ERROR: dict[Metric, float] = {"cosine": 0.18, "dot": 0.18, "l2": 0.36}
 """About what is measured on these vectors."""
 
 
@@ -126,13 +126,6 @@ def test_cells_find_more_the_more_of_them_are_looked_into(
     )
 
 
-def test_cells_pass_over_what_is_not_selected(cells: Cells, queries: Vector) -> None:
-    mask = np.zeros(COUNT, np.bool_)
-    mask[::5] = True
-    found = cells.nearest(queries[0], COUNT, 60, Selection(mask)).positions
-    assert np.array_equal(np.sort(found), np.flatnonzero(mask))
-
-
 def test_cells_are_no_more_than_the_rows_can_fill() -> None:
     vectors = prepared(clustered(100, 64), "cosine")
     assert Cells.build(vectors, "cosine", nlist=50, bits=1).cells == 2
@@ -164,13 +157,6 @@ def test_a_few_vectors_of_another_length_blind_neither_graph_nor_codes() -> None
     assert (
         share(vectors, queries, "l2", by_code(codes, vectors, "l2", measured, np.ones(len(vectors), np.bool_))) >= 0.95
     )
-
-
-def test_the_graph_passes_over_what_is_not_selected(graph: Graph, queries: Vector) -> None:
-    mask = np.ones(COUNT, np.bool_)
-    mask[: COUNT // 2] = False
-    found = graph.nearest(queries[0], 20, 100, Selection(mask))
-    assert len(found) and mask[found].all()
 
 
 def test_from_a_file_they_answer_the_same(
@@ -210,14 +196,15 @@ def by_code(
         found = rescored(
             lambda count: codes.nearest(query, count, chosen),
             lambda positions: distances(vectors[positions], query, metric),
-            lambda position: error * codes.doubt(query, vectors[position]),
+            error_of(codes, vectors, query, error),
             10,
             metric,
+            usual=depth // 2,
             depth=depth,
             most=COUNT,
         )
         assert found is not None
-        return found[0][nearest(found[1], 10)]
+        return found.positions[nearest(found.distances, 10)]
 
     return ask
 
@@ -268,7 +255,7 @@ def test_what_was_measured_holds_for_products_with_queries_of_any_length(length:
         found = codes.nearest(query, COUNT)
         tenth = int(np.argsort(distances(vectors, query, "dot"))[9])
         last = -float(vectors[tenth] @ query)
-        counts.append(np.count_nonzero(found.estimates <= last + measured[0] * codes.doubt(query, vectors[tenth])))
+        counts.append(np.count_nonzero(found.estimates <= last + measured[0] * codes.doubts(query, vectors[[tenth]])))
     assert np.median(counts) < 5 * measured[1]  # not by leaving everything open
 
 
@@ -286,7 +273,43 @@ def test_any_target_can_be_aimed_at(codes: Codes, graph: Graph, vectors: Vector,
 def test_a_target_out_of_reach_is_said_to_be() -> None:
     # Of so few vectors half would have to be compared whole: then all of them may as well.
     vectors = prepared(clustered(60, 2), "l2")
-    assert error_for(Codes.build(vectors, "l2"), vectors, samples_of(vectors, "l2"), 0.999) is None
+    measured = error_for(Codes.build(vectors, "l2"), vectors, samples_of(vectors, "l2"), 0.999)
+    assert measured is None or measured[1] >= 30
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_codes_tell_near_duplicates_apart_as_far_as_is_wanted(metric: Metric) -> None:
+    """Pages from one template differ from each other by less than the rounding of a query."""
+    random = np.random.default_rng(4)
+    vectors = clustered(COUNT, 128)
+    for group in range(0, COUNT // 4, 200):
+        noise = random.normal(size=(200, 128)) * np.linalg.norm(vectors[group]) / 128**0.5
+        vectors[group : group + 200] = vectors[group] + 0.003 * noise
+    vectors = prepared(vectors, metric)
+    codes = Codes.build(vectors, metric)
+    measured = error_for(codes, vectors, samples_of(vectors, metric), 0.95)
+    assert measured is not None
+    ask, found = by_code(codes, vectors, metric, measured), []
+    for query in vectors[: COUNT // 4 : 25]:
+        away = distances(vectors, query, metric)
+        found.append(
+            np.mean(away[ask(query)] <= np.sort(away)[9] + 2e-6)
+        )  # as near as the tenth, as far as float32 tells
+    assert np.mean(found) >= 0.95
+
+
+@pytest.mark.parametrize(("long", "length"), [(0.03, 3.2), (0.1, 2.9)])
+def test_products_of_vectors_of_two_lengths(long: float, length: float) -> None:
+    """A short vector may be the last of the best, and long ones beside it are in more doubt than it is."""
+    random = np.random.default_rng(6)
+    vectors = random.normal(size=(COUNT, DIMENSIONS)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[random.random(COUNT) < long] *= np.float32(length)
+    codes = Codes.build(vectors, "dot")
+    measured = error_for(codes, vectors, samples_of(vectors, "dot"), 0.95)
+    assert measured is not None
+    queries = prepared(random.normal(size=(60, DIMENSIONS)), "cosine")
+    assert share(vectors, queries, "dot", by_code(codes, vectors, "dot", measured)) >= 0.95
 
 
 def test_samples_have_a_direction_where_vectors_cancel_out() -> None:
@@ -522,12 +545,12 @@ def test_larger_limits_look_deeper(view: View, queries: Vector, vectors: Vector,
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_how_many_are_few_is_ready(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_many_are_few_is_measured(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = prepared(clustered(3_000, 64), "cosine")
     codes, samples = Codes.build(vectors, "cosine"), moved_queries(vectors, "cosine")
 
     def few() -> int | None:
-        return few_for(codes, vectors, samples, "cosine", 50, packed=packed)
+        return few_for(codes, vectors, samples, "cosine", (ERROR["cosine"], 50), packed=packed)
 
     assert few() is None  # no telling, on so few rows
     monkeypatch.setattr(calibration, "_FEW", (100, 200, 400))

@@ -26,7 +26,7 @@ from shelflist.core.errors import LedgerBusy, StoreFull, UnsupportedIndex
 from shelflist.core.fields import Fields
 from shelflist.core.filters import F, prepare
 from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf, Metric, Point, SearchParams, Vector
-from shelflist.engine import planner, snapshot
+from shelflist.engine import calibration, planner, snapshot
 from shelflist.engine.exact import prepared
 from shelflist.stores import _compaction, _vector_cache
 from shelflist.stores.embedded import EmbeddedStore
@@ -475,6 +475,29 @@ def test_vectors_of_every_kind(place: Path, vectors: Vector, metric: Metric) -> 
         bound = truth.items[-1].value + 1e-5
         assert sum(item.value <= bound for item in found.items) >= 8
     with_it.close()
+
+
+@pytest.mark.parametrize("index", [None, Ivf(), Flat(quantization="rabitq")], ids=str)
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_vectors_that_are_all_the_same_in_every_index(
+    place: Path, index: IndexSpec | None, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enough of them to measure how many are few."""
+    monkeypatch.setattr(_compaction, "SNAPSHOT_FROM", 100)
+    monkeypatch.setattr(_compaction, "GRAPH_FROM", 100)
+    monkeypatch.setattr(calibration, "_FEW", (50, 100))
+    vector = np.arange(64, dtype=np.float32)
+    spec = GenerationSpec("sl_same_1", 64, metric, index, FIELDS)
+    with closing(EmbeddedStore(place)) as same:
+        same.create(spec)
+        same.upsert(spec, [point(number, vector=vector) for number in range(400)])
+        same.repair(spec)
+        assert same.stats(spec)["snapshot_rows"] == 400
+        third = {point_id(str(number)) for number in range(2, 400, 3)}
+        for scope in (Scope(), Scope(filter=prepare(F("group") == 2, FIELDS))):
+            found = same.search(spec, vector, limit=10, scope=scope, params=SearchParams())
+            assert len(found.items) == 10
+        assert {one.point_id for one in found.items} <= third
 
 
 @pytest.mark.parametrize(

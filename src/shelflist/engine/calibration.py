@@ -3,7 +3,7 @@
 Questions do not lie where the texts do: a query that is a stored vector is found by a graph at any effort (recall .999
 where real questions have .91), so the samples are stored vectors moved by the difference of two others. How far, and how much
 more than they need is allowed for, is set so that real questions meet the target too; `bench/calibration.py` compares both on
-three sets. What is measured of codes is their error, which is the same for queries of every kind.
+three sets. What is measured of codes is their error, which is much the same for queries of every kind.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from shelflist.core.types import Metric, Vector
 from shelflist.engine.cells import Cells
-from shelflist.engine.codes import Codes, Selection
-from shelflist.engine.exact import Positions, distances, nearest, prepared
+from shelflist.engine.codes import Codes, Ranked, Selection
+from shelflist.engine.exact import Positions, distances, nearest, prepared, raw
 from shelflist.engine.graph import Graph
+from shelflist.engine.rescoring import error_of, rescored
 
 NEIGHBOURS = 10
 SAMPLES = 400
@@ -43,6 +45,9 @@ _FEW = (500, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
 _TIMED = 15
 _BATCH = 4_096
 _SEED = 20_260
+
+
+_Scan = Callable[[Vector, int], Ranked]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,37 +108,44 @@ def true_neighbours(vectors: Vector, queries: Vector, metric: Metric) -> tuple[P
         places = np.concatenate([places, start + best], axis=1)
         best = np.argsort(kept, axis=1, kind="stable")[:, :NEIGHBOURS]
         kept, places = np.take_along_axis(kept, best, axis=1), np.take_along_axis(places, best, axis=1)
-    if metric == "l2":
-        kept += np.einsum("ij,ij->i", queries, queries)[:, None]
-    return places, kept
+    # Not out of products, where squares of l2 have lost what far away vectors differ in.
+    exact = [
+        [raw(one, metric) for one in distances(vectors[near], query, metric).tolist()]
+        for query, near in zip(queries, places, strict=True)
+    ]
+    return places, np.asarray(exact, np.float32)
 
 
 def error_for(codes: Codes, vectors: Vector, sample: Sample, target: float) -> tuple[float, int] | None:
     """By how much more than it is away a neighbour may seem to be, of its doubt, so that the target's share of them is found even
-    where all that may answer are equally far; and as how many of the nearest by code that mostly is. None if it is more than
-    2,000 or half of all."""
+    where all that may answer are equally far; and how many of the nearest by code that mostly leaves open. None if half of
+    the samples leave more open than 2,000, or than half of all."""
     most = min(_DEEPEST, codes.count // 2)
-    scans = [codes.nearest(query, most) for query in sample.queries]
-    beyond = np.full(sample.truth.shape, np.inf)
-    doubts = np.asarray(
-        [
-            [max(codes.doubt(query, vectors[at]), _LEAST_DOUBT) for at in truth]
-            for query, truth, _ in zip(*sample, strict=True)
-        ]
+    doubts = np.stack(
+        [codes.doubts(query, vectors[near]) for query, near in zip(sample.queries, sample.truth, strict=True)]
     )
-    for i, (truth, near) in enumerate(zip(sample.truth, scans, strict=True)):
-        hits = truth[:, None] == near.positions[None, :]
-        came = hits.any(axis=1)
-        beyond[i, came] = (near.estimates[hits.argmax(axis=1)[came]] - sample.away[i, came]) / doubts[i, came]
-    error = max(0.0, float(np.quantile(beyond, _aimed(target, _CODES_MARGIN), method="higher")))
+    beyond = np.full(sample.truth.shape, np.inf)
+    for i, (query, truth) in enumerate(zip(sample.queries, sample.truth, strict=True)):
+        mask = np.zeros(codes.count, np.bool_)
+        mask[truth] = True
+        found = codes.nearest(query, len(truth), Selection(mask))
+        came = (truth[:, None] == found.positions[None, :]).argmax(axis=1)
+        if len(found.positions) == len(truth):
+            beyond[i] = (found.estimates[came] - sample.away[i]) / np.maximum(doubts[i], _LEAST_DOUBT)
+    error = float(
+        np.quantile(np.where(np.isnan(beyond), np.inf, beyond), _aimed(target, _CODES_MARGIN), method="higher")
+    )
     if not math.isfinite(error):
         return None
-    within = [
-        np.searchsorted(near.estimates, away[-1] + error * doubt)
-        for near, away, doubt in zip(scans, sample.away, doubts[:, -1], strict=True)
+    error = max(0.0, error)
+    bounds = sample.away[:, -1] + error * doubts.max(axis=1)
+    open_ones = [
+        int(np.searchsorted(codes.nearest(query, most).estimates, bound, side="right"))
+        for query, bound in zip(sample.queries, bounds, strict=True)
     ]
-    depth = int(np.quantile(within, _USUAL, method="higher"))
-    return (error, depth) if depth < most else None
+    if np.median(open_ones) >= most:
+        return None
+    return error, max(NEIGHBOURS, int(np.quantile(open_ones, _USUAL, method="higher")))
 
 
 def effort_for(graph: Graph, sample: Sample, target: float) -> int | None:
@@ -153,9 +165,10 @@ def probes_for(
     """Five times the least nprobe with which what `error_for` leaves open holds the target's share of the true neighbours; None
     if not even all cells do."""
     error, depth = by_code
-    bounds = [
-        away[-1] + error * codes.doubt(query, vectors[truth[-1]]) for query, truth, away in zip(*sample, strict=True)
+    errors = [
+        error_of(codes, vectors, query, error)(near) for query, near in zip(sample.queries, sample.truth, strict=True)
     ]
+    bounds = sample.away[:, -1] + np.asarray(errors)
 
     def open_ones(i: int, nprobe: int) -> Positions:
         found = cells.nearest(sample.queries[i], _FURTHER * depth, nprobe)
@@ -190,22 +203,34 @@ def _least(
     return high
 
 
-def few_for(codes: Codes, vectors: Vector, queries: Vector, metric: Metric, depth: int, *, packed: bool) -> int | None:
-    """Up to how many matching rows it is quicker to compare them all than to scan their codes and compare `depth` of them, by
-    the clock; None on too few rows to tell."""
+def few_for(
+    codes: Codes, vectors: Vector, queries: Vector, metric: Metric, by_code: tuple[float, int], *, packed: bool
+) -> int | None:
+    """Up to how many matching rows it is quicker to compare them all than to scan their codes and compare what those leave open,
+    by the clock; None on too few rows to tell."""
     if len(vectors) < 2 * _FEW[-1]:
         return None
+    error, depth = by_code
     random = np.random.default_rng(_SEED)
     few = 0
     for count in _FEW:
         positions = np.sort(random.choice(len(vectors), count, replace=False))
-        scan = _packed_scan(codes, positions, depth) if packed else _scan(codes, positions, depth)
+        scan = _packed_scan(codes, positions) if packed else _scan(codes, positions)
 
         def compared(query: Vector, among: Positions = positions) -> None:
             nearest(distances(vectors[among], query, metric), NEIGHBOURS)
 
-        def scanned(query: Vector, scan: Callable[[Vector], Positions] = scan) -> None:
-            compared(query, scan(query))
+        def scanned(query: Vector, scan: _Scan = scan) -> None:
+            rescored(
+                partial(scan, query),
+                lambda some: distances(vectors[some], query, metric),
+                error_of(codes, vectors, query, error),
+                NEIGHBOURS,
+                metric,
+                usual=depth // 2,
+                depth=depth,
+                most=len(vectors),
+            )
 
         if _seconds(scanned, queries) < _seconds(compared, queries):
             break
@@ -213,16 +238,15 @@ def few_for(codes: Codes, vectors: Vector, queries: Vector, metric: Metric, dept
     return few
 
 
-def _packed_scan(codes: Codes, positions: Positions, depth: int) -> Callable[[Vector], Positions]:
-    packed = codes.packed(positions)
-    return lambda query: packed.nearest(query, depth).positions
+def _packed_scan(codes: Codes, positions: Positions) -> _Scan:
+    return codes.packed(positions).nearest
 
 
-def _scan(codes: Codes, positions: Positions, depth: int) -> Callable[[Vector], Positions]:
+def _scan(codes: Codes, positions: Positions) -> _Scan:
     mask = np.zeros(codes.count, np.bool_)
     mask[positions] = True
     selection = Selection(mask)
-    return lambda query: codes.nearest(query, depth, selection).positions
+    return lambda query, count: codes.nearest(query, count, selection)
 
 
 def _seconds(ask: Callable[[Vector], None], queries: Vector) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from shelflist.core.types import Metric, Vector
-from shelflist.engine.codes import QUERY_BITS, Ranked, Selection, add_in_parts, ranked, rotation_of
+from shelflist.engine.codes import QUERY_BITS, Ranked, add_in_parts, ranked, rotation_of
 
 _BATCH = 16_384
 _TRAINING_ROWS_A_CELL = 64
@@ -64,12 +64,11 @@ class Cells:
         add_in_parts(index, vectors, _BATCH, advance)
         return cls(index)
 
-    def nearest(self, query: Vector, count: int, nprobe: int, selection: Selection | None = None) -> Ranked:
+    def nearest(self, query: Vector, count: int, nprobe: int) -> Ranked:
         """Up to `count` nearest by code in the `nprobe` cells around the query."""
         import faiss
 
-        selector = None if selection is None else selection.selector
-        inner = faiss.IVFRaBitQSearchParameters(sel=selector, nprobe=min(nprobe, self.cells), qb=QUERY_BITS)
+        inner = faiss.IVFRaBitQSearchParameters(nprobe=min(nprobe, self.cells), qb=QUERY_BITS)
         return ranked(self._index, query, count, faiss.SearchParametersPreTransform(index_params=inner))
 
     def save(self, path: Path) -> None:

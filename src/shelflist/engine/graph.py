@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from shelflist.core.types import Metric, Vector
-from shelflist.engine.codes import Selection, add_in_parts
+from shelflist.engine.codes import add_in_parts
 from shelflist.engine.exact import Positions
 
 _BATCH = 4_096
 _TRAINING_ROWS = 65_536
 """Among which the least and greatest value of each component is looked for; what lies beyond is cut off."""
 _RANGED_ROWS = 4_096
+"""Of those, by which it is seen where nearly all are."""
 
 
 class Graph:
@@ -51,17 +52,14 @@ class Graph:
         add_in_parts(index, vectors, _BATCH, advance)
         return cls(index)
 
-    def nearest(self, query: Vector, count: int, ef_search: int, selection: Selection | None = None) -> Positions:
-        """Positions of about the `count` nearest, nearest first; with a selection they may be fewer than there are."""
+    def nearest(self, query: Vector, count: int, ef_search: int) -> Positions:
+        """Positions of about the `count` nearest, nearest first."""
         ef_search = max(ef_search, count)
-        params = self._params.get(ef_search) if selection is None else None
+        params = self._params.get(ef_search)
         if params is None:
             import faiss
 
-            selector = None if selection is None else selection.selector
-            params = faiss.SearchParametersHNSW(efSearch=ef_search, sel=selector)
-            if selection is None:
-                self._params[ef_search] = params
+            params = self._params[ef_search] = faiss.SearchParametersHNSW(efSearch=ef_search)
         _, found = self._index.search(query[None], min(count, self.count), params=params)
         return np.asarray(found[0][found[0] >= 0], dtype=np.int64)
 
@@ -81,6 +79,7 @@ class Graph:
 def _without_outliers(sample: Vector) -> Vector:
     """Each component cut off far beyond where nearly all of it is: 8 bits that reach as far as one vector a thousand times as
     long as the others tell these no more apart."""
-    low, high = np.quantile(sample[:: max(1, len(sample) // _RANGED_ROWS)], (0.01, 0.99), axis=0)
-    width = np.where(high > low, high - low, np.inf)  # of what is nearly always the same nothing is cut off
+    some = sample[:: max(1, len(sample) // _RANGED_ROWS)]
+    low, high = np.quantile(some, (0.01, 0.99), axis=0).astype(np.float32)
+    width = np.where(high > low, high - low, np.float32(np.inf))  # of what is nearly always the same nothing is cut off
     return np.ascontiguousarray(np.clip(sample, low - width, high + width), dtype=np.float32)

@@ -23,7 +23,7 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, PackedCodes, Ranked
 from shelflist.engine.exact import Positions, nearest
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import rescored
+from shelflist.engine.rescoring import error_of, rescored
 from shelflist.engine.view import Base, Matches, View
 
 FEW_MATCHES = 3_000
@@ -32,8 +32,11 @@ _MOST = 0.6
 """Share of all rows that must live and match for the graph to be asked first: among the dead it loses its way."""
 _FEW_A_HIT = 4
 """Matches for each hit wanted, up to which no index is worth its while."""
-_MORE, _FORGETS = 1.2, 64
-"""What a filter leaves open by its codes is learned from its own queries, so that about one in twelve has to ask twice."""
+_OPEN_SHARE = 4
+"""Where the codes of more than every fourth match would have to be asked for, to compare them all is quicker."""
+_MORE, _USUAL_MORE, _FORGETS = 1.2, 1.05, 64
+"""By so much what is learned of a filter grows where it was too little, and shrinks (by a 64th) where it was not: so that one
+query in twelve has to scan twice, and one in four to compare some more."""
 _EFFORT_COST = 25
 """An effort of so much less than the graph's rows takes as long as comparing them all."""
 
@@ -143,7 +146,7 @@ def _few(base: Base, index: IndexSpec | None, *, packed: bool) -> int:
 def is_worth_packing(view: View, matches: Matches, params: SearchParams, index: IndexSpec | None) -> bool:
     """Whether a filter that is asked again would be answered quicker by a packed copy of its codes."""
     base = view.base
-    if base is None or base.codes is None or matches.is_all or params.exact:
+    if base is None or base.codes is None or base.calibration.error is None or matches.is_all or params.exact:
         return False
     if isinstance(index, Flat) and index.quantization is None:
         return False
@@ -196,7 +199,7 @@ def _by_cells(base: Base, cells: Cells, codes: Codes, asked: _Question) -> tuple
         came = cells.nearest(asked.query, count, probes)
         found = came.among(matches.mask)
         # Where most of what is near the query may not answer, those that may are in other cells.
-        return found if 2 * len(found.positions) >= len(came.positions) else found.none()
+        return found if 2 * len(found.positions) >= len(came.positions) else found.nothing()
 
     found = _rescored(base, codes, asked, scan)
     if found is None or len(found[0]) < asked.limit:
@@ -225,21 +228,26 @@ def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[_Compared | N
 
 
 def _rescored(base: Base, codes: Codes, asked: _Question, scan: Callable[[int], Ranked]) -> _Compared | None:
+    """Candidates by code, compared. How many to begin with, and to ask the codes for, is learned from what came before."""
     measured, prepared = base.calibration, asked.matches.prepared
-    error = measured.error
-    if error is None:
+    if measured.error is None:
         return None
-    depth = prepared.depth or measured.depth
+    more = max(1.0, asked.limit / NEIGHBOURS)
+    usual, depth = prepared.usual or measured.depth / 2, prepared.depth or float(measured.depth)
     found = rescored(
         scan,
         asked.compared,
-        lambda position: error * codes.doubt(asked.query, base.vectors[position]),
+        error_of(codes, base.vectors, asked.query, measured.error),
         asked.limit,
         asked.view.metric,
-        depth=math.ceil(depth * max(1.0, asked.limit / NEIGHBOURS)),
-        most=asked.matches.count // 2,
+        usual=math.ceil(usual * more),
+        depth=math.ceil(depth * more),
+        most=asked.matches.count // _OPEN_SHARE,
     )
-    if found is not None:
-        was_enough = len(found[0]) * min(1.0, NEIGHBOURS / asked.limit) < depth
-        prepared.depth = depth - depth // _FORGETS if was_enough else math.ceil(depth * _MORE)
-    return found
+    # What could not be found in time is asked for further at once the next time, or not at all.
+    was_enough = depth * more > asked.matches.count // _OPEN_SHARE if found is None else found.scans == 1
+    prepared.depth = depth * (1 - 1 / _FORGETS if was_enough else _MORE)
+    if found is None:
+        return None
+    prepared.usual = usual * (1 - 1 / _FORGETS if found.open <= usual * more else _USUAL_MORE)
+    return found.positions, found.distances

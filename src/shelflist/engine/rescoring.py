@@ -8,48 +8,88 @@ seems no further than that beyond the last of the best so far. After RaBitQ's au
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from shelflist.core.types import Metric, Vector
-from shelflist.engine.codes import Ranked
+from shelflist.engine.codes import Codes, Ranked
 from shelflist.engine.exact import Positions, raw
 
-_FIRST = 3
-"""So many times the hits wanted are compared to begin with: the best of them say how far the others need to be looked for."""
+_LEAST = 3
+"""So many times the hits wanted are compared to begin with, or as many as were usually left open: the best of them say how far
+the others need to be looked for, and the nearer the best so far, the fewer are left open."""
+_WIDER = 3
+"""So many times as many at each further step, at most."""
 _FURTHER = 4
 """Where those that came do not reach so far, so many times as many are asked for."""
+_DOUBTED = 16
+"""So many of the best so far say how wrong the codes of such as they are can be, where they differ in length."""
+
+
+class Rescored(NamedTuple):
+    """Candidates and their distances, in no order; how many were left open, and how often codes were scanned for them."""
+
+    positions: Positions
+    distances: Vector
+    open: int
+    scans: int
+
+
+def error_of(codes: Codes, vectors: Vector, query: Vector, error: float) -> Callable[[Positions], float]:
+    """For `rescored`: how much further away than they are vectors such as those at some positions may seem."""
+    return lambda positions: error * float(codes.doubts(query, vectors[positions]).max())
 
 
 def rescored(
     scan: Callable[[int], Ranked],
     compared: Callable[[Positions], Vector],
-    error: Callable[[int], float],
+    error: Callable[[Positions], float],
     limit: int,
     metric: Metric,
     *,
+    usual: int,
     depth: int,
     most: int,
-) -> tuple[Positions, Vector] | None:
-    """Positions of the candidates and their distances, in no order; None if more than `most` would have to be looked at.
+) -> Rescored | None:
+    """All candidates that may be among the nearest; None if more than `most` would have to be looked at.
 
-    `scan(count)`: the nearest by code. `compared`: whole. `error(position)`: how much further than it is a vector such as that
-    one may seem, as `exact.raw` tells distances. `depth`: how many candidates are usual.
+    `scan(count)`: the nearest by code. `compared`: whole. `error`: see `error_of`. `usual`: how many are left open by most
+    queries, and `depth`: by nearly all.
     """
-    few = _FIRST * limit
-    count = max(depth, few)
-    if count > most:
-        return None
-    while True:
-        found = scan(count)
-        first = compared(found.positions[:few])
-        bound = np.inf
-        if len(first) >= limit:
-            last = int(np.argpartition(first, limit - 1)[limit - 1])
-            bound = raw(float(first[last]), metric) + error(int(found.positions[last]))
+    begin = max(usual, _LEAST * limit)
+    count, scans = max(depth, begin), 0
+    while count <= most:
+        found, scans = scan(count), scans + 1
+        away, bound = _compared(found, compared, error, limit, metric, begin)
         if found.reach > bound or found.reach == np.inf:
-            rest = found.positions[few : np.searchsorted(found.estimates, bound, side="right")]
-            return np.concatenate([found.positions[:few], rest]), np.concatenate([first, compared(rest)])
-        if count == most:
-            return None
-        count = min(_FURTHER * count, most)
+            left = int(np.searchsorted(found.estimates, bound, side="right"))
+            return Rescored(found.positions[: len(away)], away, left, scans)
+        count = min(_FURTHER * count, most) if count < most else most + 1
+    return None
+
+
+def _compared(
+    found: Ranked,
+    compared: Callable[[Positions], Vector],
+    error: Callable[[Positions], float],
+    limit: int,
+    metric: Metric,
+    begin: int,
+) -> tuple[Vector, float]:
+    """Distances of the first of these, as many as are left open by the nearest among them; and up to which estimate that is."""
+    away = compared(found.positions[:begin])
+    if len(away) < limit:
+        return away, np.inf
+    best = np.argpartition(away, limit - 1)[:limit]
+    doubted = best[:: 1 + limit // _DOUBTED] if metric == "dot" else best[-1:]
+    slack = error(found.positions[doubted])
+    last = float(away[best[-1]])
+    while True:
+        bound = raw(last, metric) + slack
+        left = int(np.searchsorted(found.estimates, bound, side="right"))
+        if left <= len(away):
+            return away, bound
+        end = min(left, _WIDER * len(away))
+        away = np.concatenate([away, compared(found.positions[len(away) : end])])
+        last = float(np.partition(away, limit - 1)[limit - 1])

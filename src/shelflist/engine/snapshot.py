@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -143,6 +144,7 @@ def _remember_times(directory: Path, held: dict[str, Any]) -> None:
     with suppress(OSError):
         try:
             _write_manifest(aside, held)
+            shutil.copymode(directory / MANIFEST, aside)
             aside.replace(directory / MANIFEST)
         finally:
             aside.unlink(missing_ok=True)

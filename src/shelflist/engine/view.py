@@ -71,7 +71,8 @@ class Prepared:
     """What is made aside for a filter that is asked again: kept while rows come and go, so whoever asks next has it.
 
     `packed`: its codes, of the mask `of`; rows that have died since are taken out of what it finds. None when it is ready: only
-    newer rows match. `depth`: how many of its codes most queries leave open, as far as they have told (0: nobody has asked).
+    newer rows match. `usual`, `depth`: how many codes most and nearly all of its queries leave open, as these have told (0: none
+    has asked).
     """
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ class Prepared:
         self.is_ready = False
         self.packed: PackedCodes | None = None
         self.of: Mask | None = None
-        self.depth = 0
+        self.usual = self.depth = 0.0
 
 
 class Matches:
@@ -102,7 +103,9 @@ class Matches:
         self.asked = older.asked
         packed = older.prepared.packed
         if packed is None or np.count_nonzero(self.mask[: packed.end]) >= packed.count * (1 - _MOST_GONE):
-            self.prepared = older.prepared  # else the dead stand in the way of the living: it is to be made anew
+            self.prepared = older.prepared
+        else:  # the dead stand in the way of the living: it is to be made anew
+            self.prepared.usual, self.prepared.depth = older.prepared.usual, older.prepared.depth
 
     @property
     def positions(self) -> Positions:

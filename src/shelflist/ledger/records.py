@@ -61,7 +61,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A revision that somebody began and did not finish."""
+    """A revision that somebody began and did not finish. `members`: its chunks, in order; None if it removes the document."""
 
     document_key: int
     number: int
@@ -70,7 +70,7 @@ class Unfinished:
     digest: bytes | None
     source_digest: bytes | None
     fence: int
-    members: list[int]
+    members: list[int] | None
 
 
 @dataclass(frozen=True, slots=True)

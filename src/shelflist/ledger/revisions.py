@@ -168,7 +168,7 @@ class Revisions:
                     one.source_id,
                     one.digest,
                     one.source_digest,
-                    orjson.dumps([key for _, key in members]).decode(),
+                    orjson.dumps(None if one.removes_document else [key for _, key in members]).decode(),
                     self.owner,
                     now + LEASE_SECONDS,
                     one.fence,
@@ -448,11 +448,11 @@ class Revisions:
             work.source_id,
             work.digest,
             work.source_digest,
-            removes_document=not work.members and work.digest is None,  # a document that is empty has a digest
+            removes_document=work.members is None,
             fence=work.fence,
         )
         whole = True
-        for position, key in enumerate(work.members):
+        for position, key in enumerate(work.members or ()):
             row = known.pop(key, None)
             if row is None or row[3]:
                 whole = False

@@ -244,7 +244,7 @@ class Compaction:
             return measured
         error, depth = by_code
         few, few_packed = (
-            few_for(codes, vectors, sample.queries, spec.metric, depth, packed=packed) for packed in (False, True)
+            few_for(codes, vectors, sample.queries, spec.metric, by_code, packed=packed) for packed in (False, True)
         )
         probes = None if cells is None else probes_for(cells, codes, vectors, by_code, sample, target)
         return replace(measured, error=error, depth=depth, few=few, few_packed=few_packed, probes=probes)

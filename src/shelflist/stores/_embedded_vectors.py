@@ -94,8 +94,14 @@ class EmbeddedVectors:
         with self._lock:
             if not self._is_at_work(spec.name):
                 thread = threading.Thread(target=_built, args=(compaction,), name="shelflist-build")
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the process may have no more threads, or is ending
+                    log.warning(
+                        "The snapshot of the vectors is not built now, and searches go on without it. %s", error
+                    )
+                    return
                 self._building[spec.name] = (thread, compaction)
-                thread.start()
 
     def _is_at_work(self, name: str) -> bool:
         with self._lock:
