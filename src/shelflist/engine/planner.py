@@ -34,9 +34,9 @@ _FEW_A_HIT = 4
 """Matches for each hit wanted, up to which no index is worth its while."""
 _OPEN_SHARE = 4
 """Where the codes of more than every fourth match would have to be asked for, to compare them all is quicker."""
-_MORE, _USUAL_MORE, _FORGETS = 1.2, 1.05, 64
-"""By so much what is learned of a filter grows where it was too little, and shrinks (by a 64th) where it was not: so that one
-query in twelve has to scan twice, and one in four to compare some more."""
+_MORE, _USUAL_MORE, _FORGETS = 1.2, 1.1, 32
+"""By so much what is learned of a filter grows where it was too little, and shrinks (by a 32nd) where it was not: so that one
+query in seven has to scan twice, and one in four to compare some more. Fewer would cost every query more."""
 _EFFORT_COST = 25
 """An effort of so much less than the graph's rows takes as long as comparing them all."""
 

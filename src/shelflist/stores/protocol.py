@@ -190,7 +190,9 @@ def checked_vector(spec: GenerationSpec, vector: Vector) -> Vector:
     try:
         row = float32(vector)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidVector(f"A vector is not a row of numbers that float32 holds: {error}") from None
+        raise InvalidVector(
+            f"A vector is not a row of numbers that float32 holds: {error}. Check the embedder that made it."
+        ) from None
     if row.ndim != 1 or len(row) != spec.dimensions:
         raise DimensionMismatch(f"Expected a vector of {spec.dimensions} dimensions, got shape {row.shape}.")
     with np.errstate(over="ignore", invalid="ignore"):
