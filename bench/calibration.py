@@ -23,8 +23,8 @@ import report
 
 from shelflist.embedders.static import StaticEmbedder
 from shelflist.engine.calibration import (
+    allowed_for,
     effort_for,
-    error_for,
     graph_candidates,
     probes_for,
     samples_of,
@@ -34,7 +34,7 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, Ranked, Selection
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import error_of, rescored
+from shelflist.engine.rescoring import Allowed, doubt_of, rescored
 
 TARGETS = (0.9, 0.95, 0.98)
 M, EF_CONSTRUCTION = 16, 160
@@ -92,27 +92,32 @@ class Indexes:
     def by_graph(self, effort: int) -> Callable[[Any], Any]:
         return lambda query: self.graph.nearest(query, graph_candidates(10), effort)
 
-    def by_codes(self, error: int, depth: int, without: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+    def by_codes(
+        self, error: int, allowed: Allowed, without: Callable[[Any], Any] | None = None
+    ) -> Callable[[Any], Any]:
+        """As if this were the error that had been measured, in thousandths."""
+        scale = error / (1_000 * allowed.error)
+        scaled = allowed._replace(error=scale * allowed.error, crowded_error=scale * allowed.crowded_error)
+
         def ask(query: Any) -> Any:
             selection = None if without is None else Selection(without(query))
-            return self._rescored(
-                query, lambda count: self.codes.nearest(query, count, selection), error / 1_000, depth
-            )
+            return self._rescored(query, lambda count: self.codes.nearest(query, count, selection), scaled)
 
         return ask
 
-    def by_cells(self, probes: int, error: float, depth: int) -> Callable[[Any], Any]:
-        return lambda query: self._rescored(query, lambda n: self.cells.nearest(query, n, probes), error, depth)
+    def by_cells(self, probes: int, allowed: Allowed) -> Callable[[Any], Any]:
+        return lambda query: self._rescored(query, lambda n: self.cells.nearest(query, n, probes), allowed)
 
-    def _rescored(self, query: Any, scan: Callable[[int], Ranked], error: float, depth: int) -> Any:
+    def _rescored(self, query: Any, scan: Callable[[int], Ranked], allowed: Allowed) -> Any:
         found = rescored(
             scan,
             lambda positions: distances(self.vectors[positions], query, "cosine"),
-            error_of(self.codes, self.vectors, query, error),
+            doubt_of(self.codes, self.vectors, query),
+            allowed,
             10,
             "cosine",
-            usual=depth // 2,
-            depth=depth,
+            usual=allowed.crowd // 2,
+            depth=allowed.crowd,
             most=len(self.vectors),
         )
         assert found is not None
@@ -144,18 +149,18 @@ def main() -> int:
 
         behind = np.stack([nearest(distances(vectors, query, "cosine"), GONE + 10)[GONE:] for query in questions])
         for wanted in TARGETS:
-            measured = error_for(indexes.codes, vectors, samples, wanted)
-            assert measured is not None
-            error, depth = measured
+            allowed = allowed_for(indexes.codes, vectors, samples, wanted)
+            assert allowed is not None
+            error = round(1_000 * allowed.error)
             effort = effort_for(indexes.graph, samples, wanted)
-            probes = probes_for(indexes.cells, indexes.codes, vectors, measured, samples, wanted)
-            by_codes = partial(indexes.by_codes, depth=depth)
-            by_cells = partial(indexes.by_cells, error=error, depth=depth)
+            probes = probes_for(indexes.cells, indexes.codes, vectors, allowed, samples, wanted)
+            by_codes = partial(indexes.by_codes, allowed=allowed)
+            by_cells = partial(indexes.by_cells, allowed=allowed)
             far = partial(by_codes, without=without_nearest)
             ways: tuple[tuple[str, int | None, Callable[[int], Callable[[Any], Any]], int, Any], ...] = (
                 ("graph", effort, indexes.by_graph, MOST_EFFORT, truth),
-                ("codes", round(1_000 * error), by_codes, MOST_ERROR, truth),
-                (f"codes, {GONE} gone", round(1_000 * error), far, MOST_ERROR, behind),
+                ("codes", error, by_codes, MOST_ERROR, truth),
+                (f"codes, {GONE} gone", error, far, MOST_ERROR, behind),
                 ("cells", probes, by_cells, indexes.cells.cells, truth),
             )
             for way, chosen, ask, most, of in ways:

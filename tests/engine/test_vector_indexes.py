@@ -14,8 +14,8 @@ from shelflist.core.types import Flat, Hnsw, Ivf, Metric, SearchParams, Vector
 from shelflist.engine import calibration, planner
 from shelflist.engine.calibration import (
     Calibration,
+    allowed_for,
     effort_for,
-    error_for,
     few_for,
     moved_queries,
     probes_for,
@@ -26,13 +26,17 @@ from shelflist.engine.cells import Cells, usual_cells
 from shelflist.engine.codes import Codes, Selection
 from shelflist.engine.exact import distances, nearest, prepared, raw
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import error_of, rescored
+from shelflist.engine.rescoring import Allowed, doubt_of, rescored
 from shelflist.engine.view import Base, Matches, View
 
 COUNT, DIMENSIONS = 6_000, 64
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
 ERROR: dict[Metric, float] = {"cosine": 0.18, "dot": 0.18, "l2": 0.36}
 """About what is measured on these vectors."""
+
+
+def usual_of(metric: Metric, crowd: int = 150) -> Allowed:
+    return Allowed(0.75 * ERROR[metric], ERROR[metric], crowd)
 
 
 def clustered(count: int, dimensions: int, seed: int = 0) -> Vector:
@@ -152,8 +156,8 @@ def test_a_few_vectors_of_another_length_blind_neither_graph_nor_codes() -> None
     vectors, queries = with_a_few_long_ones(), clustered(40, DIMENSIONS) + np.float32(0.3)
     graph, codes = Graph.build(vectors, "l2", m=16, ef_construction=100), Codes.build(vectors, "l2")
     assert share(vectors, queries, "l2", lambda q: graph.nearest(q, 20, 200)) >= 0.95
-    measured = error_for(codes, vectors, samples_of(vectors, "l2"), 0.95)
-    assert measured is not None and measured[0] < 1.5 * ERROR["l2"]
+    measured = allowed_for(codes, vectors, samples_of(vectors, "l2"), 0.95)
+    assert measured is not None and measured.crowded_error < 1.5 * ERROR["l2"]
     assert (
         share(vectors, queries, "l2", by_code(codes, vectors, "l2", measured, np.ones(len(vectors), np.bool_))) >= 0.95
     )
@@ -186,21 +190,21 @@ def test_true_neighbours_are_those_of_exact_search(
 
 
 def by_code(
-    codes: Codes, vectors: Vector, metric: Metric, measured: tuple[float, int], mask: np.ndarray | None = None
+    codes: Codes, vectors: Vector, metric: Metric, allowed: Allowed, mask: np.ndarray | None = None
 ) -> Callable[[Vector], np.ndarray]:
     """What is compared whole of those that match, and the nearest of it."""
     chosen = Selection(np.ones(COUNT, np.bool_) if mask is None else mask)
-    error, depth = measured
 
     def ask(query: Vector) -> np.ndarray:
         found = rescored(
             lambda count: codes.nearest(query, count, chosen),
             lambda positions: distances(vectors[positions], query, metric),
-            error_of(codes, vectors, query, error),
+            doubt_of(codes, vectors, query),
+            allowed,
             10,
             metric,
-            usual=depth // 2,
-            depth=depth,
+            usual=allowed.crowd // 2,
+            depth=allowed.crowd,
             most=COUNT,
         )
         assert found is not None
@@ -213,16 +217,16 @@ def test_what_was_measured_meets_the_target(
     codes: Codes, graph: Graph, cells: Cells, vectors: Vector, queries: Vector, metric: Metric
 ) -> None:
     samples = samples_of(vectors, metric)
-    measured, effort = error_for(codes, vectors, samples, 0.95), effort_for(graph, samples, 0.95)
+    measured, effort = allowed_for(codes, vectors, samples, 0.95), effort_for(graph, samples, 0.95)
     assert measured is not None and effort is not None
     assert share(vectors, queries, metric, by_code(codes, vectors, metric, measured)) >= 0.95
-    assert share(vectors, queries, metric, by_code(codes, vectors, metric, (0.0, 0))) < 0.95
+    assert share(vectors, queries, metric, by_code(codes, vectors, metric, Allowed(0.0, 0.0, 10))) < 0.95
     assert share(vectors, queries, metric, lambda q: graph.nearest(q, 20, effort)) >= 0.95
     probes = [probes_for(cells, codes, vectors, measured, samples, target) for target in (0.8, 0.95)]
     assert probes[0] is not None and probes[1] is not None and probes[0] <= probes[1] <= 60
     assert share(vectors, queries, metric, lambda q: cells.nearest(q, 400, probes[1]).positions) >= 0.95
-    assert probes_for(cells, codes, vectors, (-9.0, 3), samples, 0.95) is None  # not even by all of them
-    more = error_for(codes, vectors, samples, 0.99)
+    assert probes_for(cells, codes, vectors, Allowed(-9.0, -9.0, 3), samples, 0.95) is None  # not even by all of them
+    more = allowed_for(codes, vectors, samples, 0.99)
     assert more is None or more > measured
 
 
@@ -236,7 +240,7 @@ def test_what_was_measured_without_a_filter_holds_under_any(
         order = np.argsort(distances(vectors, queries[0], metric), kind="stable")
     mask = np.zeros(COUNT, np.bool_)
     mask[order[: COUNT // every]] = True
-    measured = error_for(codes, vectors, samples_of(vectors, metric), 0.95)
+    measured = allowed_for(codes, vectors, samples_of(vectors, metric), 0.95)
     assert measured is not None
     assert (
         share(vectors, queries, metric, by_code(codes, vectors, metric, measured, mask), np.flatnonzero(mask)) >= 0.95
@@ -247,7 +251,7 @@ def test_what_was_measured_without_a_filter_holds_under_any(
 def test_what_was_measured_holds_for_products_with_queries_of_any_length(length: float) -> None:
     vectors, queries = clustered(COUNT, DIMENSIONS), clustered(40, DIMENSIONS) * np.float32(length)
     codes = Codes.build(vectors, "dot")
-    measured = error_for(codes, vectors, samples_of(vectors, "dot"), 0.95)
+    measured = allowed_for(codes, vectors, samples_of(vectors, "dot"), 0.95)
     assert measured is not None
     ask, counts = by_code(codes, vectors, "dot", measured), []
     assert share(vectors, queries, "dot", ask) >= 0.95
@@ -255,14 +259,16 @@ def test_what_was_measured_holds_for_products_with_queries_of_any_length(length:
         found = codes.nearest(query, COUNT)
         tenth = int(np.argsort(distances(vectors, query, "dot"))[9])
         last = -float(vectors[tenth] @ query)
-        counts.append(np.count_nonzero(found.estimates <= last + measured[0] * codes.doubts(query, vectors[[tenth]])))
-    assert np.median(counts) < 5 * measured[1]  # not by leaving everything open
+        counts.append(
+            np.count_nonzero(found.estimates <= last + measured.error * codes.doubts(query, vectors[[tenth]]))
+        )
+    assert np.median(counts) < 5 * measured.crowd  # not by leaving everything open
 
 
 @pytest.mark.parametrize("target", [0.1, 0.9, 1.0])
 def test_any_target_can_be_aimed_at(codes: Codes, graph: Graph, vectors: Vector, metric: Metric, target: float) -> None:
     samples = samples_of(vectors, metric)
-    measured, effort = error_for(codes, vectors, samples, target), effort_for(graph, samples, target)
+    measured, effort = allowed_for(codes, vectors, samples, target), effort_for(graph, samples, target)
     if target < 0.99:
         assert measured is not None and effort is not None
     if measured is not None:
@@ -273,8 +279,8 @@ def test_any_target_can_be_aimed_at(codes: Codes, graph: Graph, vectors: Vector,
 def test_a_target_out_of_reach_is_said_to_be() -> None:
     # Of so few vectors half would have to be compared whole: then all of them may as well.
     vectors = prepared(clustered(60, 2), "l2")
-    measured = error_for(Codes.build(vectors, "l2"), vectors, samples_of(vectors, "l2"), 0.999)
-    assert measured is None or measured[1] >= 30
+    measured = allowed_for(Codes.build(vectors, "l2"), vectors, samples_of(vectors, "l2"), 0.999)
+    assert measured is None or measured.crowd >= 30
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -287,7 +293,7 @@ def test_codes_tell_near_duplicates_apart_as_far_as_is_wanted(metric: Metric) ->
         vectors[group : group + 200] = vectors[group] + 0.003 * noise
     vectors = prepared(vectors, metric)
     codes = Codes.build(vectors, metric)
-    measured = error_for(codes, vectors, samples_of(vectors, metric), 0.95)
+    measured = allowed_for(codes, vectors, samples_of(vectors, metric), 0.95)
     assert measured is not None
     ask, found = by_code(codes, vectors, metric, measured), []
     for query in vectors[: COUNT // 4 : 25]:
@@ -306,7 +312,7 @@ def test_products_of_vectors_of_two_lengths(long: float, length: float) -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[random.random(COUNT) < long] *= np.float32(length)
     codes = Codes.build(vectors, "dot")
-    measured = error_for(codes, vectors, samples_of(vectors, "dot"), 0.95)
+    measured = allowed_for(codes, vectors, samples_of(vectors, "dot"), 0.95)
     assert measured is not None
     queries = prepared(random.normal(size=(60, DIMENSIONS)), "cosine")
     assert share(vectors, queries, "dot", by_code(codes, vectors, "dot", measured)) >= 0.95
@@ -331,7 +337,7 @@ def test_codes_of_many_dimensions(dimensions: int) -> None:
 
 @pytest.fixture
 def view(vectors: Vector, codes: Codes, graph: Graph, metric: Metric) -> View:
-    base = Base(vectors, codes, graph, None, Calibration(0.95, ERROR[metric], 150, 150))
+    base = Base(vectors, codes, graph, None, Calibration(0.95, usual_of(metric), 150))
     return View(metric, base, vectors[:0])
 
 
@@ -377,7 +383,7 @@ def test_cells_stand_in_the_place_of_the_graph(
 ) -> None:
     alive = np.ones(COUNT, np.bool_)
     alive[:300] = False
-    base = Base(vectors, codes, None, cells, Calibration(0.95, ERROR[metric], 150, probes=20))
+    base = Base(vectors, codes, None, cells, Calibration(0.95, usual_of(metric), probes=20))
     view, index = View(metric, base, vectors[:0]), Ivf()
     plan = plan_of(view, everything(view), queries[0], index=index)[0]
     assert re.fullmatch(rf"cells of {COUNT} rows, nprobe 20 of 60, \d+ compared whole \(no filter\)", plan)
@@ -466,7 +472,7 @@ def test_the_dead_near_a_query_do_not_hide_those_behind_them(
         codes,
         view.base.graph if way == "graph" else None,
         cells,
-        Calibration(0.95, ERROR[metric], 150, 150, 20),
+        Calibration(0.95, usual_of(metric), 150, 20),
     )
     hit = 0
     for query in queries[:10]:
@@ -512,14 +518,14 @@ def test_codes_that_leave_everything_open_give_way(view: View, queries: Vector) 
     matches = Matches(np.arange(COUNT) % 2 > 0)
     assert not planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0)).exact
     assert view.base is not None
-    coarse = View(view.metric, replace(view.base, calibration=Calibration(0.95, 1e6, 150)), view.newer)
+    coarse = View(view.metric, replace(view.base, calibration=Calibration(0.95, Allowed(1e6, 1e6, 150))), view.newer)
     assert planner.search(coarse, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0)).exact
 
 
 def test_how_many_are_left_open_is_learned(view: View, codes: Codes, queries: Vector) -> None:
     """A filter that leaves more open than usual is asked for as many at once after a while."""
     assert view.base is not None
-    hasty = View(view.metric, replace(view.base, calibration=Calibration(0.95, ERROR[view.metric], 1)), view.newer)
+    hasty = View(view.metric, replace(view.base, calibration=Calibration(0.95, usual_of(view.metric, 1))), view.newer)
     matches, asked = Matches(np.arange(COUNT) % 2 > 0), []
     nearest_by_code = codes.nearest
 
@@ -550,7 +556,7 @@ def test_how_many_are_few_is_measured(packed: bool, monkeypatch: pytest.MonkeyPa
     codes, samples = Codes.build(vectors, "cosine"), moved_queries(vectors, "cosine")
 
     def few() -> int | None:
-        return few_for(codes, vectors, samples, "cosine", (ERROR["cosine"], 50), packed=packed)
+        return few_for(codes, vectors, samples, "cosine", usual_of("cosine", 50), packed=packed)
 
     assert few() is None  # no telling, on so few rows
     monkeypatch.setattr(calibration, "_FEW", (100, 200, 400))
@@ -570,7 +576,7 @@ def test_the_planner_keeps_to_what_was_measured(view: View, queries: Vector) -> 
     assert view.base is not None
     half = Matches(np.arange(COUNT) % 2 == 0)
     for few, few_packed, way in ((2_999, 9_000, "codes of 3000"), (3_000, 0, "exact over 3000")):
-        measured = Calibration(0.95, ERROR[view.metric], 150, 150, few=few, few_packed=few_packed)
+        measured = Calibration(0.95, usual_of(view.metric), 150, few=few, few_packed=few_packed)
         seen = View(view.metric, replace(view.base, calibration=measured), view.newer)
         assert plan_of(seen, half, queries[0])[0].startswith(way)
         assert planner.is_worth_packing(seen, half, SearchParams(), None) == (few_packed == 0)

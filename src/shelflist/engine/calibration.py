@@ -13,16 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from shelflist.core.types import Metric, Vector
 from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, Ranked, Selection
 from shelflist.engine.exact import Positions, distances, nearest, prepared, raw
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import error_of, rescored
+from shelflist.engine.rescoring import Allowed, doubt_of, rescored
 
 NEIGHBOURS = 10
 SAMPLES = 400
@@ -32,7 +33,7 @@ _EASY = 0.1
 questions have less hard ones than the samples."""
 _COMPARED = 0.99
 """The highest target at which the two have been compared: beyond it the samples are taken at their word."""
-_CODES_MARGIN, _CELLS_MARGIN = 0.2, 0.3
+_CODES_MARGIN, _CROWD_MARGIN, _CELLS_MARGIN = 0.5, 0.4, 0.3
 """Of what is allowed to be missed: samples differ, and so do questions."""
 _GRAPH_SLACK, _WIDER = 0.7, 5
 _LEAST_EFFORT, _MOST_EFFORT = 16, 2_048
@@ -52,16 +53,14 @@ _Scan = Callable[[Vector, int], Ranked]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """For `target`, the recall@10 that is wanted: how much further than it is a neighbour may seem by its code (`error`, of what
-    `Codes.doubt` says) and how many are usually left open by that (`depth`), how far the graph must look (`effort`: ef_search),
-    and into how many cells (`probes`: nprobe). `few`: up to so many matching rows, comparing them all was quicker than the codes on the
+    """For `target`, the recall@10 that is wanted: how much further than it is a neighbour may seem by its code (`allowed`), how
+    far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). `few`: up to so many matching rows, comparing them all was quicker than the codes on the
     machine that built the snapshot, for a filter that is new and (`few_packed`) for one that has its packed copy. None: not
     measured, or not within reach.
     """
 
     target: float
-    error: float | None = None
-    depth: int = 0
+    allowed: Allowed | None = None
     effort: int | None = None
     probes: int | None = None
     few: int | None = None
@@ -116,36 +115,38 @@ def true_neighbours(vectors: Vector, queries: Vector, metric: Metric) -> tuple[P
     return places, np.asarray(exact, np.float32)
 
 
-def error_for(codes: Codes, vectors: Vector, sample: Sample, target: float) -> tuple[float, int] | None:
-    """By how much more than it is away a neighbour may seem to be, of its doubt, so that the target's share of them is found even
-    where all that may answer are equally far; and how many of the nearest by code that mostly leaves open. None if half of
-    the samples leave more open than 2,000, or than half of all."""
+def allowed_for(codes: Codes, vectors: Vector, sample: Sample, target: float) -> Allowed | None:
+    """The error of codes with which the target's share of true neighbours is found, and more than that; the one with which it is
+    found where all that may answer are equally far; and how many are mostly left open by the former. None if half of the
+    samples leave more open than 2,000, or than half of all."""
     most = min(_DEEPEST, codes.count // 2)
-    doubts = np.stack(
-        [codes.doubts(query, vectors[near]) for query, near in zip(sample.queries, sample.truth, strict=True)]
-    )
-    beyond = np.full(sample.truth.shape, np.inf)
+    pairs = zip(sample.queries, sample.truth, strict=True)
+    doubts = np.maximum(np.stack([codes.doubts(query, vectors[near]) for query, near in pairs]), _LEAST_DOUBT)
+    estimates = np.full(sample.truth.shape, np.inf, np.float32)
     for i, (query, truth) in enumerate(zip(sample.queries, sample.truth, strict=True)):
         mask = np.zeros(codes.count, np.bool_)
         mask[truth] = True
         found = codes.nearest(query, len(truth), Selection(mask))
-        came = (truth[:, None] == found.positions[None, :]).argmax(axis=1)
         if len(found.positions) == len(truth):
-            beyond[i] = (found.estimates[came] - sample.away[i]) / np.maximum(doubts[i], _LEAST_DOUBT)
-    error = float(
-        np.quantile(np.where(np.isnan(beyond), np.inf, beyond), _aimed(target, _CODES_MARGIN), method="higher")
-    )
+            estimates[i] = found.estimates[(truth[:, None] == found.positions[None, :]).argmax(axis=1)]
+    crowded_error = _quantile((estimates - sample.away) / doubts, _aimed(target, _CROWD_MARGIN))
+    last, doubt = sample.away[:, -1:], doubts.max(axis=1, keepdims=True)
+    error = min(crowded_error, _quantile((estimates - last) / doubt, _aimed(target, _CODES_MARGIN)))
     if not math.isfinite(error):
         return None
-    error = max(0.0, error)
-    bounds = sample.away[:, -1] + error * doubts.max(axis=1)
     open_ones = [
         int(np.searchsorted(codes.nearest(query, most).estimates, bound, side="right"))
-        for query, bound in zip(sample.queries, bounds, strict=True)
+        for query, bound in zip(sample.queries, (last + error * doubt)[:, 0], strict=True)
     ]
     if np.median(open_ones) >= most:
         return None
-    return error, max(NEIGHBOURS, int(np.quantile(open_ones, _USUAL, method="higher")))
+    return Allowed(error, crowded_error, max(NEIGHBOURS, int(np.quantile(open_ones, _USUAL, method="higher"))))
+
+
+def _quantile(found: npt.NDArray[np.floating[Any]], share: float) -> float:
+    """At least 0; what is not known counts as beyond all bounds."""
+    quantile = float(np.quantile(np.where(np.isnan(found), np.inf, found), share, method="higher"))
+    return max(0.0, quantile)
 
 
 def effort_for(graph: Graph, sample: Sample, target: float) -> int | None:
@@ -160,18 +161,16 @@ def effort_for(graph: Graph, sample: Sample, target: float) -> int | None:
 
 
 def probes_for(
-    cells: Cells, codes: Codes, vectors: Vector, by_code: tuple[float, int], sample: Sample, target: float
+    cells: Cells, codes: Codes, vectors: Vector, allowed: Allowed, sample: Sample, target: float
 ) -> int | None:
-    """Five times the least nprobe with which what `error_for` leaves open holds the target's share of the true neighbours; None
-    if not even all cells do."""
-    error, depth = by_code
-    errors = [
-        error_of(codes, vectors, query, error)(near) for query, near in zip(sample.queries, sample.truth, strict=True)
-    ]
-    bounds = sample.away[:, -1] + np.asarray(errors)
+    """Five times the least nprobe with which what is left open holds the target's share of the true neighbours; None if not even
+    all cells do."""
+    pairs = zip(sample.queries, sample.truth, strict=True)
+    doubts = np.asarray([doubt_of(codes, vectors, query)(near) for query, near in pairs])
+    bounds = sample.away[:, -1] + allowed.crowded_error * doubts
 
     def open_ones(i: int, nprobe: int) -> Positions:
-        found = cells.nearest(sample.queries[i], _FURTHER * depth, nprobe)
+        found = cells.nearest(sample.queries[i], _FURTHER * allowed.crowd, nprobe)
         return found.positions[: np.searchsorted(found.estimates, bounds[i], side="right")]
 
     needed = _least(open_ones, sample, _aimed(target, _CELLS_MARGIN), between=(1, cells.cells))
@@ -204,13 +203,12 @@ def _least(
 
 
 def few_for(
-    codes: Codes, vectors: Vector, queries: Vector, metric: Metric, by_code: tuple[float, int], *, packed: bool
+    codes: Codes, vectors: Vector, queries: Vector, metric: Metric, allowed: Allowed, *, packed: bool
 ) -> int | None:
     """Up to how many matching rows it is quicker to compare them all than to scan their codes and compare what those leave open,
     by the clock; None on too few rows to tell."""
     if len(vectors) < 2 * _FEW[-1]:
         return None
-    error, depth = by_code
     random = np.random.default_rng(_SEED)
     few = 0
     for count in _FEW:
@@ -224,11 +222,12 @@ def few_for(
             rescored(
                 partial(scan, query),
                 lambda some: distances(vectors[some], query, metric),
-                error_of(codes, vectors, query, error),
+                doubt_of(codes, vectors, query),
+                allowed,
                 NEIGHBOURS,
                 metric,
-                usual=depth // 2,
-                depth=depth,
+                usual=allowed.crowd // 2,
+                depth=allowed.crowd,
                 most=len(vectors),
             )
 

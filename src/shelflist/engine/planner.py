@@ -23,7 +23,7 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, PackedCodes, Ranked
 from shelflist.engine.exact import Positions, nearest
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import error_of, rescored
+from shelflist.engine.rescoring import doubt_of, rescored
 from shelflist.engine.view import Base, Matches, View
 
 FEW_MATCHES = 3_000
@@ -146,7 +146,7 @@ def _few(base: Base, index: IndexSpec | None, *, packed: bool) -> int:
 def is_worth_packing(view: View, matches: Matches, params: SearchParams, index: IndexSpec | None) -> bool:
     """Whether a filter that is asked again would be answered quicker by a packed copy of its codes."""
     base = view.base
-    if base is None or base.codes is None or base.calibration.error is None or matches.is_all or params.exact:
+    if base is None or base.codes is None or base.calibration.allowed is None or matches.is_all or params.exact:
         return False
     if isinstance(index, Flat) and index.quantization is None:
         return False
@@ -229,15 +229,16 @@ def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[_Compared | N
 
 def _rescored(base: Base, codes: Codes, asked: _Question, scan: Callable[[int], Ranked]) -> _Compared | None:
     """Candidates by code, compared. How many to begin with, and to ask the codes for, is learned from what came before."""
-    measured, prepared = base.calibration, asked.matches.prepared
-    if measured.error is None:
+    allowed, prepared = base.calibration.allowed, asked.matches.prepared
+    if allowed is None:
         return None
     more = max(1.0, asked.limit / NEIGHBOURS)
-    usual, depth = prepared.usual or measured.depth / 2, prepared.depth or float(measured.depth)
+    usual, depth = prepared.usual or allowed.crowd / 2, prepared.depth or float(allowed.crowd)
     found = rescored(
         scan,
         asked.compared,
-        error_of(codes, base.vectors, asked.query, measured.error),
+        doubt_of(codes, base.vectors, asked.query),
+        allowed,
         asked.limit,
         asked.view.metric,
         usual=math.ceil(usual * more),

@@ -1,8 +1,10 @@
 """The nearest by code, compared whole as far as their codes leave it open.
 
-How wrong a code can be follows from where the query and the vector are (`Codes.doubt`) and from chance, whichever rows may answer.
-So one number, measured once on a collection, tells of every query under every filter who may still be among the nearest: whoever
-seems no further than that beyond the last of the best so far. After RaBitQ's authors, who rank again by such a bound.
+How wrong a code can be follows from where the query and the vector are (`Codes.doubts`) and from chance, whichever rows may answer.
+So what is measured once on a collection tells of every query under every filter who may still be among the nearest: whoever
+seems no further than that beyond the last of the best so far. Mostly the neighbours lie at distances of their own, and less is
+enough than where many are about equally far, as behind rows that were deleted or do not match. After RaBitQ's authors, who rank
+again by such a bound.
 """
 
 from __future__ import annotations
@@ -36,15 +38,25 @@ class Rescored(NamedTuple):
     scans: int
 
 
-def error_of(codes: Codes, vectors: Vector, query: Vector, error: float) -> Callable[[Positions], float]:
-    """For `rescored`: how much further away than they are vectors such as those at some positions may seem."""
-    return lambda positions: error * float(codes.doubts(query, vectors[positions]).max())
+class Allowed(NamedTuple):
+    """Of what `Codes.doubts` says: the error that is allowed for, and where a crowd is left open by it, more than so many
+    candidates for ten hits, the one that is allowed for there."""
+
+    error: float
+    crowded_error: float
+    crowd: int
+
+
+def doubt_of(codes: Codes, vectors: Vector, query: Vector) -> Callable[[Positions], float]:
+    """For `rescored`: the most that the vectors at some positions are in doubt."""
+    return lambda positions: float(codes.doubts(query, vectors[positions]).max())
 
 
 def rescored(
     scan: Callable[[int], Ranked],
     compared: Callable[[Positions], Vector],
-    error: Callable[[Positions], float],
+    doubt: Callable[[Positions], float],
+    allowed: Allowed,
     limit: int,
     metric: Metric,
     *,
@@ -54,14 +66,14 @@ def rescored(
 ) -> Rescored | None:
     """All candidates that may be among the nearest; None if more than `most` would have to be looked at.
 
-    `scan(count)`: the nearest by code. `compared`: whole. `error`: see `error_of`. `usual`: how many are left open by most
+    `scan(count)`: the nearest by code. `compared`: whole. `doubt`: see `doubt_of`. `usual`: how many are left open by most
     queries, and `depth`: by nearly all.
     """
     begin = max(usual, _LEAST * limit)
     count, scans = max(depth, begin), 0
     while count <= most:
         found, scans = scan(count), scans + 1
-        away, bound = _compared(found, compared, error, limit, metric, begin)
+        away, bound = _compared(found, compared, doubt, allowed, limit, metric, begin)
         if found.reach > bound or found.reach == np.inf:
             left = int(np.searchsorted(found.estimates, bound, side="right"))
             return Rescored(found.positions[: len(away)], away, left, scans)
@@ -72,7 +84,8 @@ def rescored(
 def _compared(
     found: Ranked,
     compared: Callable[[Positions], Vector],
-    error: Callable[[Positions], float],
+    doubt: Callable[[Positions], float],
+    allowed: Allowed,
     limit: int,
     metric: Metric,
     begin: int,
@@ -83,11 +96,15 @@ def _compared(
         return away, np.inf
     best = np.argpartition(away, limit - 1)[:limit]
     doubted = best[:: 1 + limit // _DOUBTED] if metric == "dot" else best[-1:]
-    slack = error(found.positions[doubted])
+    unsure = doubt(found.positions[doubted])
+    error, crowd = allowed.error, allowed.crowd * max(1, limit // 10)
     last = float(away[best[-1]])
     while True:
-        bound = raw(last, metric) + slack
+        bound = raw(last, metric) + error * unsure
         left = int(np.searchsorted(found.estimates, bound, side="right"))
+        if left > crowd and error < allowed.crowded_error:
+            error = allowed.crowded_error
+            continue
         if left <= len(away):
             return away, bound
         end = min(left, _WIDER * len(away))

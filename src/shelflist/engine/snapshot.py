@@ -28,6 +28,7 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes
 from shelflist.engine.columns import COLUMNS, Columns
 from shelflist.engine.graph import Graph
+from shelflist.engine.rescoring import Allowed
 from shelflist.engine.view import Base
 
 FORMAT = 2
@@ -171,8 +172,13 @@ def _opened(directory: Path, moment: Moment, held: dict[str, Any]) -> Snapshot:
     if len(counts) != 1:
         raise SnapshotDamaged(f"its parts are of different lengths: {sorted(counts)}")
     columns = Columns(directory, len(rows)) if COLUMNS in held["files"] else Columns()
-    base = Base(vectors, codes, graph, cells, Calibration(**held["calibration"]))
+    base = Base(vectors, codes, graph, cells, _calibration(held["calibration"]))
     return Snapshot(moment, base, columns, rows, ids)
+
+
+def _calibration(held: dict[str, Any]) -> Calibration:
+    allowed = held["allowed"]
+    return Calibration(**{**held, "allowed": None if allowed is None else Allowed(*allowed)})
 
 
 def _checksum(path: Path) -> str:

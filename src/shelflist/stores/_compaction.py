@@ -26,8 +26,8 @@ from shelflist.core.types import Flat, Hnsw, IndexSpec, Ivf
 from shelflist.database import SqliteDatabase
 from shelflist.engine.calibration import (
     Calibration,
+    allowed_for,
     effort_for,
-    error_for,
     few_for,
     probes_for,
     samples_of,
@@ -239,15 +239,14 @@ class Compaction:
             return Calibration(spec.target_recall)
         sample, target = samples_of(vectors, spec.metric), spec.target_recall
         measured = Calibration(target, effort=None if graph is None else effort_for(graph, sample, target))
-        by_code = None if codes is None else error_for(codes, vectors, sample, target)
-        if codes is None or by_code is None:
+        allowed = None if codes is None else allowed_for(codes, vectors, sample, target)
+        if codes is None or allowed is None:
             return measured
-        error, depth = by_code
         few, few_packed = (
-            few_for(codes, vectors, sample.queries, spec.metric, by_code, packed=packed) for packed in (False, True)
+            few_for(codes, vectors, sample.queries, spec.metric, allowed, packed=packed) for packed in (False, True)
         )
-        probes = None if cells is None else probes_for(cells, codes, vectors, by_code, sample, target)
-        return replace(measured, error=error, depth=depth, few=few, few_packed=few_packed, probes=probes)
+        probes = None if cells is None else probes_for(cells, codes, vectors, allowed, sample, target)
+        return replace(measured, allowed=allowed, few=few, few_packed=few_packed, probes=probes)
 
     def _check(self) -> None:
         if self._stopped.is_set():
