@@ -27,8 +27,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
 ]
 DOCUMENTS = 40
-KILLS_EACH = 12
-SEEDS = range(1, 2 + int(os.environ.get("SHELFLIST_KILLS", "0")) // (4 * KILLS_EACH))
+KILLS_EACH = 8
+SEEDS = range(1, 2 + int(os.environ.get("SHELFLIST_KILLS", "0")) // (6 * KILLS_EACH))
 """One, and in .ci/run, in a stage of its own, five."""
 
 

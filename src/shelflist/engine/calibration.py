@@ -41,7 +41,7 @@ _DEEPEST = 2_000
 _LEAST_DOUBT = 1e-9
 _FURTHER = 4
 _USUAL = 0.9
-"""Share of the samples for which `depth` is enough."""
+"""Share of the samples that leave no more open than what is taken for a crowd."""
 _FEW = (500, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
 _TIMED = 15
 _BATCH = 4_096
