@@ -38,7 +38,7 @@ from shelflist.engine.rescoring import Allowed, doubt_of, rescored
 
 TARGETS = (0.9, 0.95, 0.98)
 M, EF_CONSTRUCTION = 16, 160
-MOST_EFFORT, MOST_ERROR = 1_024, 1_000
+MOST_EFFORT, MOST_ERROR = 1_024, 160
 GONE = 1_000
 
 
@@ -142,12 +142,15 @@ def main() -> int:
             Cells.build(vectors, "cosine", nlist=None, bits=1),
         )
 
-        def without_nearest(query: Any, vectors: Any = vectors) -> Any:
-            mask = np.ones(len(vectors), np.bool_)
-            mask[nearest(distances(vectors, query, "cosine"), GONE)] = False
+        order = [nearest(distances(vectors, query, "cosine"), GONE + 10) for query in questions]
+        gone = {query.tobytes(): near[:GONE] for query, near in zip(questions, order, strict=True)}
+        behind = np.stack([near[GONE:] for near in order])
+
+        def without_nearest(query: Any, gone: Any = gone, count: int = len(vectors)) -> Any:
+            mask = np.ones(count, np.bool_)
+            mask[gone[query.tobytes()]] = False
             return mask
 
-        behind = np.stack([nearest(distances(vectors, query, "cosine"), GONE + 10)[GONE:] for query in questions])
         for wanted in TARGETS:
             allowed = allowed_for(indexes.codes, vectors, samples, wanted)
             assert allowed is not None
