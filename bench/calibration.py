@@ -4,7 +4,8 @@
 
 For each set and target: the ef_search that calibration chooses, the recall@10 that real questions then have, and the least
 that those would have needed; the same for the error of codes that is allowed for (in thousandths), without a filter and where the
-thousand nearest of each question may not answer, and for the nprobe of cells. Beside them the recall of stored vectors taken as
+thousand nearest of each question may not answer, by the codes of a new filter and by those of packed copies, and for the nprobe
+of cells. Beside them the recall of stored vectors taken as
 questions, which is why calibration does not take them.
 """
 
@@ -24,6 +25,7 @@ import report
 from shelflist.embedders.static import StaticEmbedder
 from shelflist.engine.calibration import (
     allowed_for,
+    by_packing,
     effort_for,
     graph_candidates,
     probes_for,
@@ -31,9 +33,10 @@ from shelflist.engine.calibration import (
     true_neighbours,
 )
 from shelflist.engine.cells import Cells
-from shelflist.engine.codes import Codes, Ranked, Selection
+from shelflist.engine.codes import Codes, PackedCodes, Ranked, Selection
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.graph import Graph
+from shelflist.engine.products import ProductCodes
 from shelflist.engine.rescoring import Allowed, doubt_of, rescored
 
 TARGETS = (0.9, 0.95, 0.98)
@@ -87,6 +90,7 @@ class Indexes:
     vectors: Any
     graph: Graph
     codes: Codes
+    packed: PackedCodes
     cells: Cells
 
     def by_graph(self, effort: int) -> Callable[[Any], Any]:
@@ -95,13 +99,23 @@ class Indexes:
     def by_codes(
         self, error: int, allowed: Allowed, without: Callable[[Any], Any] | None = None
     ) -> Callable[[Any], Any]:
-        """As if this were the error that had been measured, in thousandths."""
-        scale = error / (1_000 * allowed.error)
-        scaled = allowed._replace(error=scale * allowed.error, crowded_error=scale * allowed.crowded_error)
-
         def ask(query: Any) -> Any:
             selection = None if without is None else Selection(without(query))
-            return self._rescored(query, lambda count: self.codes.nearest(query, count, selection), scaled)
+            return self._rescored(
+                query, lambda count: self.codes.nearest(query, count, selection), _scaled(allowed, error)
+            )
+
+        return ask
+
+    def by_packed(
+        self, error: int, allowed: Allowed, without: Callable[[Any], Any] | None = None
+    ) -> Callable[[Any], Any]:
+        def ask(query: Any) -> Any:
+            def scan(count: int) -> Ranked:
+                found = self.packed.nearest(query, count)
+                return found if without is None else found.among(without(query))
+
+            return self._rescored(query, scan, _scaled(allowed, error))
 
         return ask
 
@@ -124,6 +138,12 @@ class Indexes:
         return found.positions[nearest(found.distances, 10)]
 
 
+def _scaled(allowed: Allowed, error: int) -> Allowed:
+    """As if this were the error that had been measured, in thousandths."""
+    scale = error / (1_000 * allowed.error)
+    return allowed._replace(error=scale * allowed.error, crowded_error=scale * allowed.crowded_error)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=1_000)
@@ -135,10 +155,13 @@ def main() -> int:
         samples = samples_of(vectors, "cosine")
         stored = vectors[np.random.default_rng(1).integers(0, len(vectors), len(questions))]
         truth_of_stored, _ = true_neighbours(vectors, stored, "cosine")
+        products = ProductCodes.build(vectors, "cosine")
+        assert products is not None
         indexes = Indexes(
             vectors,
             Graph.build(vectors, "cosine", m=M, ef_construction=EF_CONSTRUCTION),
             Codes.build(vectors, "cosine"),
+            products.packed(np.arange(len(vectors))),
             Cells.build(vectors, "cosine", nlist=None, bits=1),
         )
 
@@ -153,17 +176,21 @@ def main() -> int:
 
         for wanted in TARGETS:
             allowed = allowed_for(indexes.codes, vectors, samples, wanted)
-            assert allowed is not None
-            error = round(1_000 * allowed.error)
+            of_packed = allowed_for(indexes.codes, vectors, samples, wanted, by_packing(products))
+            assert allowed is not None and of_packed is not None
+            error, error_packed = round(1_000 * allowed.error), round(1_000 * of_packed.error)
             effort = effort_for(indexes.graph, samples, wanted)
             probes = probes_for(indexes.cells, indexes.codes, vectors, allowed, samples, wanted)
             by_codes = partial(indexes.by_codes, allowed=allowed)
+            by_packed = partial(indexes.by_packed, allowed=of_packed)
             by_cells = partial(indexes.by_cells, allowed=allowed)
             far = partial(by_codes, without=without_nearest)
             ways: tuple[tuple[str, int | None, Callable[[int], Callable[[Any], Any]], int, Any], ...] = (
                 ("graph", effort, indexes.by_graph, MOST_EFFORT, truth),
                 ("codes", error, by_codes, MOST_ERROR, truth),
                 (f"codes, {GONE} gone", error, far, MOST_ERROR, behind),
+                ("packed", error_packed, by_packed, MOST_ERROR, truth),
+                (f"packed, {GONE} gone", error_packed, partial(by_packed, without=without_nearest), MOST_ERROR, behind),
                 ("cells", probes, by_cells, indexes.cells.cells, truth),
             )
             for way, chosen, ask, most, of in ways:

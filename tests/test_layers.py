@@ -25,7 +25,7 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 APART = {("stores", "ledger"), ("ledger", "stores"), ("engine", "embedders"), ("engine", "database")}
 ONLY_IN = {
     "tantivy": {"engine/keywords.py"},
-    "faiss": {"engine/cells.py", "engine/codes.py", "engine/exact.py", "engine/graph.py"},
+    "faiss": {"engine/cells.py", "engine/codes.py", "engine/exact.py", "engine/graph.py", "engine/products.py"},
     "psycopg": {"postgres"},
     "sqlite3": {"database.py", "stores/chroma"},
     "selectolax": {"indexing/formats_html.py"},

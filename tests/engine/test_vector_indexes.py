@@ -15,6 +15,8 @@ from shelflist.engine import calibration, planner
 from shelflist.engine.calibration import (
     Calibration,
     allowed_for,
+    by_packing,
+    by_selection,
     effort_for,
     few_for,
     moved_queries,
@@ -556,7 +558,8 @@ def test_how_many_are_few_is_measured(packed: bool, monkeypatch: pytest.MonkeyPa
     codes, samples = Codes.build(vectors, "cosine"), moved_queries(vectors, "cosine")
 
     def few() -> int | None:
-        return few_for(codes, vectors, samples, "cosine", usual_of("cosine", 50), packed=packed)
+        scans = by_packing(codes) if packed else by_selection(codes)
+        return few_for(codes, vectors, samples, "cosine", usual_of("cosine", 50), scans)
 
     assert few() is None  # no telling, on so few rows
     monkeypatch.setattr(calibration, "_FEW", (100, 200, 400))

@@ -23,6 +23,7 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, Ranked, Selection
 from shelflist.engine.exact import Positions, distances, nearest, prepared, raw
 from shelflist.engine.graph import Graph
+from shelflist.engine.products import ProductCodes
 from shelflist.engine.rescoring import Allowed, doubt_of, rescored
 
 NEIGHBOURS = 10
@@ -42,13 +43,15 @@ _LEAST_DOUBT = 1e-9
 _FURTHER = 4
 _USUAL = 0.9
 """Share of the samples that leave no more open than what is taken for a crowd."""
-_FEW = (500, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
+_FEW = (100, 200, 300, 500, 700, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
 _TIMED = 15
 _BATCH = 4_096
 _SEED = 20_260
 
 
 _Scan = Callable[[Vector, int], Ranked]
+Scans = Callable[[Positions], _Scan]
+"""Of the rows at some positions, ascending, and no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Calibration:
     """For `target`, the recall@10 that is wanted: how much further than it is a neighbour may seem by its code (`allowed`), how
     far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). `few`: up to so many matching rows, comparing them all was quicker than the codes on the
     machine that built the snapshot, for a filter that is new and (`few_packed`) for one that has its packed copy. None: not
-    measured, or not within reach.
+    measured, or not within reach. `allowed_packed`: as `allowed`, where packed copies are of product codes.
     """
 
     target: float
@@ -65,6 +68,7 @@ class Calibration:
     probes: int | None = None
     few: int | None = None
     few_packed: int | None = None
+    allowed_packed: Allowed | None = None
 
 
 class Sample(NamedTuple):
@@ -115,18 +119,19 @@ def true_neighbours(vectors: Vector, queries: Vector, metric: Metric) -> tuple[P
     return places, np.asarray(exact, np.float32)
 
 
-def allowed_for(codes: Codes, vectors: Vector, sample: Sample, target: float) -> Allowed | None:
-    """The error of codes with which the target's share of true neighbours is found, and more than that; the one with which it is
+def allowed_for(
+    codes: Codes, vectors: Vector, sample: Sample, target: float, scans: Scans | None = None
+) -> Allowed | None:
+    """The error of codes scanned in this way (that of a new filter) with which the target's share of true neighbours is found, and more than that; the one with which it is
     found where all that may answer are equally far; and how many are mostly left open by the former. None if half of the
     samples leave more open than 2,000, or than half of all."""
+    scans = scans or by_selection(codes)
     most = min(_DEEPEST, codes.count // 2)
     pairs = zip(sample.queries, sample.truth, strict=True)
     doubts = np.maximum(np.stack([codes.doubts(query, vectors[near]) for query, near in pairs]), _LEAST_DOUBT)
     estimates = np.full(sample.truth.shape, np.inf, np.float32)
     for i, (query, truth) in enumerate(zip(sample.queries, sample.truth, strict=True)):
-        mask = np.zeros(codes.count, np.bool_)
-        mask[truth] = True
-        found = codes.nearest(query, len(truth), Selection(mask))
+        found = scans(np.sort(truth))(query, len(truth))
         if len(found.positions) == len(truth):
             estimates[i] = found.estimates[(truth[:, None] == found.positions[None, :]).argmax(axis=1)]
     crowded_error = _quantile((estimates - sample.away) / doubts, _aimed(target, _CROWD_MARGIN))
@@ -134,8 +139,9 @@ def allowed_for(codes: Codes, vectors: Vector, sample: Sample, target: float) ->
     error = min(crowded_error, _quantile((estimates - last) / doubt, _aimed(target, _CODES_MARGIN)))
     if not math.isfinite(error):
         return None
+    every = scans(np.arange(codes.count))
     open_ones = [
-        int(np.searchsorted(codes.nearest(query, most).estimates, bound, side="right"))
+        int(np.searchsorted(every(query, most).estimates, bound, side="right"))
         for query, bound in zip(sample.queries, (last + error * doubt)[:, 0], strict=True)
     ]
     if np.median(open_ones) >= most:
@@ -203,7 +209,7 @@ def _least(
 
 
 def few_for(
-    codes: Codes, vectors: Vector, queries: Vector, metric: Metric, allowed: Allowed, *, packed: bool
+    codes: Codes, vectors: Vector, queries: Vector, metric: Metric, allowed: Allowed, scans: Scans
 ) -> int | None:
     """Up to how many matching rows it is quicker to compare them all than to scan their codes and compare what those leave open,
     by the clock; None on too few rows to tell."""
@@ -213,7 +219,7 @@ def few_for(
     few = 0
     for count in _FEW:
         positions = np.sort(random.choice(len(vectors), count, replace=False))
-        scan = _packed_scan(codes, positions) if packed else _scan(codes, positions)
+        scan = scans(positions)
 
         def compared(query: Vector, among: Positions = positions) -> None:
             nearest(distances(vectors[among], query, metric), NEIGHBOURS)
@@ -237,15 +243,21 @@ def few_for(
     return few
 
 
-def _packed_scan(codes: Codes, positions: Positions) -> _Scan:
-    return codes.packed(positions).nearest
+def by_selection(codes: Codes) -> Scans:
+    """As a new filter is searched: among all codes."""
+
+    def scan(positions: Positions) -> _Scan:
+        mask = np.zeros(codes.count, np.bool_)
+        mask[positions] = True
+        selection = Selection(mask)
+        return lambda query, count: codes.nearest(query, count, selection)
+
+    return scan
 
 
-def _scan(codes: Codes, positions: Positions) -> _Scan:
-    mask = np.zeros(codes.count, np.bool_)
-    mask[positions] = True
-    selection = Selection(mask)
-    return lambda query, count: codes.nearest(query, count, selection)
+def by_packing(codes: Codes | ProductCodes) -> Scans:
+    """As a filter is searched that is asked again: by a copy of its codes."""
+    return lambda positions: codes.packed(positions).nearest
 
 
 def _seconds(ask: Callable[[Vector], None], queries: Vector) -> float:

@@ -8,8 +8,7 @@ Error Bound for Approximate Nearest Neighbor Search" (SIGMOD 2024), in the imple
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,24 +75,35 @@ class Selection:
 
 
 class PackedCodes:
-    """The codes of some positions in the layout of FAISS's fast scan, for a filter that is asked again and again."""
+    """The codes of some positions in the layout of FAISS's fast scan, for a filter that is asked again and again.
 
-    __slots__ = ("_index", "_positions", "_rotate", "count", "end", "nbytes")
+    `strays`: positions whose codes tell nothing of them. They are among the nearest of every search.
+    """
 
-    def __init__(self, index: Any, rotate: Any, positions: Positions, nbytes: int) -> None:
+    __slots__ = ("_index", "_positions", "_rotate", "_strays", "count", "end", "nbytes")
+
+    def __init__(
+        self, index: Any, rotate: Callable[[Vector], Vector], positions: Positions, nbytes: int, strays: Positions
+    ) -> None:
         self._index = index
         self._rotate = rotate
         self._positions = positions
-        self.count = len(positions)
-        self.end = int(positions[-1]) + 1 if len(positions) else 0
-        self.nbytes = nbytes
+        self._strays = strays
+        self.count = len(positions) + len(strays)
+        self.end = max((int(some[-1]) + 1 for some in (positions, strays) if len(some)), default=0)
+        self.nbytes = nbytes + positions.nbytes + strays.nbytes
 
     def nearest(self, query: Vector, count: int) -> Ranked:
-        """The `count` nearest by code."""
-        with alone():
-            rotated = self._rotate.apply(query[None])[0]
-        found = ranked(self._index, rotated, count)
-        return found._replace(positions=self._positions[found.positions])
+        """The `count` nearest by code, and the strays before them."""
+        first = Ranked(self._strays, np.full(len(self._strays), -np.inf, np.float32), math.inf)
+        if not len(self._positions):
+            return first
+        found = ranked(self._index, self._rotate(query[None])[0], count)
+        positions = self._positions[found.positions]
+        if not len(self._strays):
+            return Ranked(positions, found.estimates, found.reach)
+        estimates = np.concatenate([first.estimates, found.estimates])
+        return Ranked(np.concatenate([self._strays, positions]), estimates, found.reach)
 
 
 class Codes:
@@ -151,6 +161,11 @@ class Codes:
             found = np.sqrt(np.maximum(0, whole - along * along) + _ROUNDING**2 * whole)
         return np.where(np.isnan(found), np.float32(np.inf), found)
 
+    def _turned(self, vectors: Vector) -> Vector:
+        with alone():
+            turned: Vector = self._rotate.apply(vectors)
+        return turned
+
     def packed(self, positions: Positions) -> PackedCodes:
         """A copy of the codes of these positions, for a faster scan."""
         import faiss
@@ -162,7 +177,7 @@ class Codes:
         faiss.copy_array_to_vector(every[positions].ravel(), some.codes)
         packed = faiss.IndexRaBitQFastScan(some)
         packed.qb = QUERY_BITS
-        return PackedCodes(packed, self._rotate, positions, len(positions) * (size + positions.itemsize))
+        return PackedCodes(packed, self._turned, positions, len(positions) * size, positions[:0])
 
     def save(self, path: Path) -> None:
         import faiss
@@ -207,14 +222,18 @@ def _turned_back(rotation: Any, vector: Vector) -> Vector:
     return turned
 
 
-@contextmanager
-def alone() -> Iterator[None]:
+class alone:
     """One query is for one thread: with several, each waits until the last of them has been given a core."""
-    import faiss
 
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
+    __slots__ = ("_threads",)
+
+    def __enter__(self) -> None:
+        import faiss
+
+        self._threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(self._threads)

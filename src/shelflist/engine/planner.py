@@ -23,7 +23,7 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, PackedCodes, Ranked
 from shelflist.engine.exact import Positions, nearest
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import doubt_of, rescored
+from shelflist.engine.rescoring import Allowed, doubt_of, rescored
 from shelflist.engine.view import Base, Matches, View
 
 FEW_MATCHES = 3_000
@@ -34,9 +34,9 @@ _FEW_A_HIT = 4
 """Matches for each hit wanted, up to which no index is worth its while."""
 _OPEN_SHARE = 4
 """Where the codes of more than every fourth match would have to be asked for, to compare them all is quicker."""
-_MORE, _USUAL_MORE, _FORGETS = 1.2, 1.1, 32
+_MORE, _USUAL_MORE, _FORGETS = 1.8, 1.1, 32
 """By so much what is learned of a filter grows where it was too little, and shrinks (by a 32nd) where it was not: so that one
-query in seven has to scan twice, and one in four to compare some more. Fewer would cost every query more."""
+query in twenty has to scan twice, and one in four to compare some more. Fewer would cost every query more."""
 _EFFORT_COST = 25
 """An effort of so much less than the graph's rows takes as long as comparing them all."""
 
@@ -201,7 +201,7 @@ def _by_cells(base: Base, cells: Cells, codes: Codes, asked: _Question) -> tuple
         # Where most of what is near the query may not answer, those that may are in other cells.
         return found if 2 * len(found.positions) >= len(came.positions) else found.nothing()
 
-    found = _rescored(base, codes, asked, scan)
+    found = _rescored(base, codes, asked, scan, base.calibration.allowed)
     if found is None or len(found[0]) < asked.limit:
         return None, ""
     why = "no filter" if matches.is_all else f"a filter that most match: {matches.count}"
@@ -218,7 +218,10 @@ def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[_Compared | N
         found = packed.nearest(asked.query, count)
         return found if matches.prepared.of is matches.mask else found.among(matches.mask)
 
-    found = _rescored(base, codes, asked, scan)
+    allowed = base.calibration.allowed
+    if packed is not None:
+        allowed = base.calibration.allowed_packed or allowed
+    found = _rescored(base, codes, asked, scan, allowed)
     if found is None:
         return None, ""
     kind, why = ("codes", "no filter" if matches.is_all else "a filter")
@@ -227,9 +230,11 @@ def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[_Compared | N
     return found, f"{kind} of {matches.count} rows, {len(found[0])} compared whole ({why})"
 
 
-def _rescored(base: Base, codes: Codes, asked: _Question, scan: Callable[[int], Ranked]) -> _Compared | None:
+def _rescored(
+    base: Base, codes: Codes, asked: _Question, scan: Callable[[int], Ranked], allowed: Allowed | None
+) -> _Compared | None:
     """Candidates by code, compared. How many to begin with, and to ask the codes for, is learned from what came before."""
-    allowed, prepared = base.calibration.allowed, asked.matches.prepared
+    prepared = asked.matches.prepared
     if allowed is None:
         return None
     more = max(1.0, asked.limit / NEIGHBOURS)

@@ -2,6 +2,7 @@
 
     vectors.f32   prepared vectors, row-major float32, mapped       rows.i64   their rows, ascending
     ids.u8        their point ids, 16 bytes each                    codes.faiss, graph.faiss, cells.faiss   the indexes
+    products.faiss, rotation.f32, strays.i64   the codes of packed copies, mapped, what turns them, and whose tell nothing
     manifest.json what it is, and size and checksum of each file    columns.json, column-*     the fields (see `columns`)
 
 It is written aside and never changed. It is a cache: whoever finds it damaged, missing or of another time does without it.
@@ -28,15 +29,19 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes
 from shelflist.engine.columns import COLUMNS, Columns
 from shelflist.engine.graph import Graph
+from shelflist.engine.products import ProductCodes
 from shelflist.engine.rescoring import Allowed
 from shelflist.engine.view import Base
 
-FORMAT = 2
-VECTORS, ROWS, IDS, CODES, GRAPH, CELLS, MANIFEST = (
+FORMAT = 3
+VECTORS, ROWS, IDS, CODES, PRODUCTS, ROTATION, STRAYS, GRAPH, CELLS, MANIFEST = (
     "vectors.f32",
     "rows.i64",
     "ids.u8",
     "codes.faiss",
+    "products.faiss",
+    "rotation.f32",
+    "strays.i64",
     "graph.faiss",
     "cells.faiss",
     "manifest.json",
@@ -166,19 +171,26 @@ def _opened(directory: Path, moment: Moment, held: dict[str, Any]) -> Snapshot:
     rows = np.fromfile(directory / ROWS, np.int64)
     ids = np.fromfile(directory / IDS, np.uint8).reshape(-1, 16)
     codes = Codes.load(directory / CODES) if CODES in held["files"] else None
+    of_products = [directory / name for name in (PRODUCTS, ROTATION, STRAYS)]
+    products = ProductCodes.load(*of_products) if PRODUCTS in held["files"] else None
     graph = Graph.load(directory / GRAPH) if GRAPH in held["files"] else None
     cells = Cells.load(directory / CELLS) if CELLS in held["files"] else None
-    counts = {len(vectors), len(rows), len(ids), *(one.count for one in (codes, graph, cells) if one is not None)}
+    counts = {
+        len(vectors),
+        len(rows),
+        len(ids),
+        *(one.count for one in (codes, products, graph, cells) if one is not None),
+    }
     if len(counts) != 1:
         raise SnapshotDamaged(f"its parts are of different lengths: {sorted(counts)}")
     columns = Columns(directory, len(rows)) if COLUMNS in held["files"] else Columns()
-    base = Base(vectors, codes, graph, cells, _calibration(held["calibration"]))
+    base = Base(vectors, codes, graph, cells, _calibration(held["calibration"]), products)
     return Snapshot(moment, base, columns, rows, ids)
 
 
 def _calibration(held: dict[str, Any]) -> Calibration:
-    allowed = held["allowed"]
-    return Calibration(**{**held, "allowed": None if allowed is None else Allowed(*allowed)})
+    allowed = {key: None if held[key] is None else Allowed(*held[key]) for key in ("allowed", "allowed_packed")}
+    return Calibration(**{**held, **allowed})
 
 
 def _checksum(path: Path) -> str:

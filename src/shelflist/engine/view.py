@@ -16,6 +16,7 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, Mask, PackedCodes, Selection
 from shelflist.engine.exact import Positions, distances
 from shelflist.engine.graph import Graph
+from shelflist.engine.products import ProductCodes
 
 _MOST_GONE = 0.1
 """Share of a packed filter's rows that may have died before the copy is made anew."""
@@ -32,6 +33,12 @@ class Base:
     graph: Graph | None
     cells: Cells | None
     calibration: Calibration
+    products: ProductCodes | None = None
+
+    def packed(self, positions: Positions) -> PackedCodes | None:
+        """The codes of these positions for a fast scan, of the kind that is scanned faster; None without codes."""
+        codes = self.products or self.codes
+        return None if codes is None else codes.packed(positions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from shelflist.database import SqliteDatabase
 from shelflist.engine.calibration import (
     Calibration,
     allowed_for,
+    by_packing,
+    by_selection,
     effort_for,
     few_for,
     probes_for,
@@ -37,12 +39,16 @@ from shelflist.engine.codes import LEAST_DIMENSIONS, Codes
 from shelflist.engine.columns import TENANT, ColumnsWriter
 from shelflist.engine.exact import prepared
 from shelflist.engine.graph import Graph
+from shelflist.engine.products import ProductCodes
 from shelflist.engine.snapshot import (
     CELLS,
     CODES,
     GRAPH,
     IDS,
+    PRODUCTS,
+    ROTATION,
     ROWS,
+    STRAYS,
     VECTORS,
     Moment,
     SnapshotDamaged,
@@ -63,6 +69,8 @@ _NEWER, _NEWER_SHARE = 5_000, 0.05
 _GONE_SHARE = 0.2
 _FETCHED = 8_192
 _M, _EF_CONSTRUCTION = 16, 160
+_AS_MANY = 2
+"""Times as many as the other codes leave open: more, and product codes are not what they are for these vectors."""
 
 
 class Stopped(Exception):
@@ -206,15 +214,17 @@ class Compaction:
         """The indexes that the generation calls for, and what was measured on them."""
         spec, index = self._spec, self._spec.index
         vectors = mapped_vectors(place, spec.dimensions)
-        codes = graph = cells = None
+        codes = products = graph = cells = None
         has_codes = _wants_codes(index) and spec.dimensions >= LEAST_DIMENSIONS
         has_graph = _wants_graph(index, count)
         has_cells = isinstance(index, Ivf) and has_codes
         bits = 2 if index is not None and index.quantization == "rabitq2" else 1
-        self.total += count * (has_codes + has_graph + has_cells)
+        has_products = has_codes and ProductCodes.fit(spec.metric, count, spec.dimensions)
+        self.total += count * (has_codes + has_products + has_graph + has_cells)
         if has_codes:
             codes = Codes.build(vectors, spec.metric, self._advance, bits=bits)
             codes.save(place / CODES)
+            products = ProductCodes.build(vectors, spec.metric, self._advance)
         if isinstance(index, Ivf) and has_codes:
             cells = Cells.build(vectors, spec.metric, self._advance, nlist=index.nlist, bits=bits)
             cells.save(place / CELLS)
@@ -242,11 +252,22 @@ class Compaction:
         allowed = None if codes is None else allowed_for(codes, vectors, sample, target)
         if codes is None or allowed is None:
             return measured
+        packing, allowed_packed = by_packing(codes), None
+        if products is not None:
+            allowed_packed = allowed_for(codes, vectors, sample, target, by_packing(products))
+            if allowed_packed is not None and allowed_packed.crowd <= _AS_MANY * allowed.crowd:
+                products.save(place / PRODUCTS, place / ROTATION, place / STRAYS)
+                packing = by_packing(products)
+            else:
+                allowed_packed = None
         few, few_packed = (
-            few_for(codes, vectors, sample.queries, spec.metric, allowed, packed=packed) for packed in (False, True)
+            few_for(codes, vectors, sample.queries, spec.metric, by_these, scans)
+            for scans, by_these in ((by_selection(codes), allowed), (packing, allowed_packed or allowed))
         )
         probes = None if cells is None else probes_for(cells, codes, vectors, allowed, sample, target)
-        return replace(measured, allowed=allowed, few=few, few_packed=few_packed, probes=probes)
+        return replace(
+            measured, allowed=allowed, allowed_packed=allowed_packed, few=few, few_packed=few_packed, probes=probes
+        )
 
     def _check(self) -> None:
         if self._stopped.is_set():

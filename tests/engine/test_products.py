@@ -1,0 +1,221 @@
+"""Product codes, which packed copies are of: what they tell, whose they do not tell, and where there are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shelflist.core.types import Hnsw, Metric, SearchParams, Vector
+from shelflist.engine import planner
+from shelflist.engine.calibration import Calibration, allowed_for, by_packing, samples_of
+from shelflist.engine.codes import Codes
+from shelflist.engine.exact import distances, nearest, prepared
+from shelflist.engine.products import ProductCodes, Rotation
+from shelflist.engine.view import Base, Matches, View
+
+COUNT, DIMENSIONS = 6_000, 64
+
+
+def clustered(count: int, dimensions: int, seed: int = 0) -> Vector:
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(40, dimensions))
+    return (centres[random.integers(0, 40, count)] + 0.7 * random.normal(size=(count, dimensions))).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["cosine", "dot"])
+def metric(request: pytest.FixtureRequest) -> Metric:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def vectors(metric: Metric) -> Vector:
+    return prepared(clustered(COUNT, DIMENSIONS), metric)
+
+
+@pytest.fixture(scope="module")
+def codes(vectors: Vector, metric: Metric) -> Codes:
+    return Codes.build(vectors, metric)
+
+
+@pytest.fixture(scope="module")
+def products(vectors: Vector, metric: Metric) -> ProductCodes:
+    return built(vectors, metric)
+
+
+@pytest.fixture(scope="module")
+def queries(metric: Metric) -> Vector:
+    return prepared(clustered(40, DIMENSIONS)[:40] + np.float32(0.3), metric)
+
+
+def built(vectors: Vector, metric: Metric) -> ProductCodes:
+    found = ProductCodes.build(vectors, metric)
+    assert found is not None
+    return found
+
+
+def truth(vectors: Vector, query: Vector, metric: Metric, among: np.ndarray) -> np.ndarray:
+    return among[nearest(distances(vectors[among], query, metric), 10)]
+
+
+def share(vectors: Vector, queries: Vector, metric: Metric, ask: object, among: np.ndarray) -> float:
+    found = [len(np.intersect1d(truth(vectors, q, metric, among), ask(q))) / 10 for q in queries]  # type: ignore[operator]
+    return float(np.mean(found))
+
+
+def by_planner(vectors: Vector, metric: Metric, codes: Codes, products: ProductCodes, mask: np.ndarray) -> object:
+    """As a filter is searched that was packed."""
+    samples = samples_of(vectors, metric)
+    allowed = allowed_for(codes, vectors, samples, 0.95)
+    of_products = allowed_for(codes, vectors, samples, 0.95, by_packing(products))
+    assert of_products is not None
+    calibration = Calibration(0.95, allowed, allowed_packed=of_products)
+    view = View(metric, Base(vectors, codes, None, None, calibration, products), vectors[:0])
+    matches = Matches(mask)
+    matches.prepared.packed, matches.prepared.of = products.packed(np.flatnonzero(mask)), mask
+    matches.prepared.is_ready = True
+
+    def ask(query: Vector) -> np.ndarray:
+        found = planner.search(view, matches, query, 10, SearchParams(), Hnsw(full_scan_threshold=0))
+        assert found.plan.startswith("packed codes") or matches.count <= 600  # of which too many would be left open
+        return found.positions
+
+    return ask
+
+
+def test_they_leave_less_open_than_bits(vectors: Vector, codes: Codes, metric: Metric, products: ProductCodes) -> None:
+    samples = samples_of(vectors, metric)
+    by_bits = allowed_for(codes, vectors, samples, 0.95)
+    by_products = allowed_for(codes, vectors, samples, 0.95, by_packing(products))
+    assert by_bits is not None and by_products is not None
+    assert by_products.crowd < by_bits.crowd and by_products.crowded_error < by_bits.crowded_error
+
+
+def test_a_packed_copy_is_of_its_positions_and_of_nothing_else(
+    vectors: Vector, queries: Vector, metric: Metric, products: ProductCodes
+) -> None:
+    among = np.arange(3, COUNT, 7)
+    packed = products.packed(among)
+    assert packed.count == len(among) and packed.end == among[-1] + 1
+    for query in queries[:10]:
+        found = packed.nearest(query, 100)
+        assert np.isin(found.positions, among).all() and len(set(found.positions.tolist())) == 100
+        assert (np.diff(found.estimates) >= 0).all() and found.reach == found.estimates[-1]
+    everything = packed.nearest(queries[0], COUNT)
+    assert sorted(everything.positions.tolist()) == among.tolist() and everything.reach == np.inf
+    assert share(vectors, queries, metric, lambda q: packed.nearest(q, 60).positions, among) >= 0.95
+    assert share(vectors, queries, metric, lambda q: packed.nearest(q, 10).positions, among) < 0.95
+
+
+def test_estimates_are_right_in_the_mean(
+    vectors: Vector, queries: Vector, metric: Metric, products: ProductCodes
+) -> None:
+    """Also of the nearest, which a plain sum of points would put further away."""
+    everything = products.packed(np.arange(COUNT))
+    errors, away = [], []
+    for query in queries:
+        near = truth(vectors, query, metric, np.arange(COUNT))
+        found = everything.nearest(query, COUNT)
+        exactly = -(vectors[near] @ query)
+        errors.append(found.estimates[(found.positions[None, :] == near[:, None]).argmax(axis=1)] - exactly)
+        away.append(np.abs(exactly))
+    assert abs(np.mean(errors)) < 0.02 * np.mean(away) < np.std(errors)
+
+
+@pytest.mark.parametrize("every", [2, 10, 40])
+@pytest.mark.parametrize("how", ["at random", "in clusters"])
+def test_the_target_is_met_under_any_filter(
+    codes: Codes, products: ProductCodes, vectors: Vector, queries: Vector, metric: Metric, every: int, how: str
+) -> None:
+    order = np.random.default_rng(3).permutation(COUNT)
+    if how == "in clusters":
+        order = np.argsort(distances(vectors, queries[0], metric), kind="stable")
+    mask = np.zeros(COUNT, np.bool_)
+    mask[order[: COUNT // every]] = True
+    ask = by_planner(vectors, metric, codes, products, mask)
+    assert share(vectors, queries, metric, ask, np.flatnonzero(mask)) >= 0.95
+
+
+def test_near_duplicates_are_told_apart_as_far_as_is_wanted() -> None:
+    """Pages from one template have the same code."""
+    random = np.random.default_rng(4)
+    vectors = clustered(COUNT, 128)
+    for group in range(0, COUNT // 4, 200):
+        noise = random.normal(size=(200, 128)) * np.linalg.norm(vectors[group]) / 128**0.5
+        vectors[group : group + 200] = vectors[group] + 0.003 * noise
+    vectors = prepared(vectors, "cosine")
+    mask = np.ones(COUNT, np.bool_)
+    mask[-1] = False
+    ask, found = by_planner(vectors, "cosine", Codes.build(vectors, "cosine"), built(vectors, "cosine"), mask), []
+    for query in vectors[: COUNT // 4 : 25]:
+        away = distances(vectors, query, "cosine")
+        found.append(np.mean(away[ask(query)] <= np.sort(away[:-1])[9] + 2e-6))  # type: ignore[operator]
+    assert np.mean(found) >= 0.95
+
+
+def test_a_vector_that_its_code_does_not_tell_of_is_always_compared() -> None:
+    """A product with a vector a hundred times as long is the greatest, or the least, whatever the code says."""
+    vectors = prepared(clustered(COUNT, DIMENSIONS), "cosine")
+    long = [17, 4_001]
+    vectors[long] *= 100
+    products = built(vectors, "dot")
+    packed = products.packed(np.arange(1, COUNT))
+    assert packed.count == COUNT - 1 and packed.end == COUNT
+    for query in prepared(clustered(20, DIMENSIONS, seed=5), "dot"):
+        found = packed.nearest(query, 30)
+        assert np.isin(long, found.positions).all() and (found.estimates[:2] == -np.inf).all()
+        assert len(set(found.positions.tolist())) == len(found.positions)
+    assert packed.nearest(query, COUNT).reach == np.inf
+    assert not np.isin(long, products.packed(np.arange(100, 4_000)).nearest(query, 30).positions).any()
+    assert products.packed(np.asarray(long)).nearest(query, 30).positions.tolist() == long
+
+
+def test_where_there_are_none() -> None:
+    vectors = prepared(clustered(1_200, DIMENSIONS), "cosine")
+    assert ProductCodes.build(vectors, "cosine") is not None
+    assert ProductCodes.build(vectors[:999], "cosine") is None
+    assert ProductCodes.build(vectors, "l2") is None
+    assert ProductCodes.build(np.repeat(vectors[:1], 1_200, axis=0), "cosine") is None
+    assert ProductCodes.build(vectors * np.float32(1e38), "dot") is None
+    long = vectors.copy()
+    long[7] *= np.float32(1e38)
+    assert 7 in built(long, "dot").packed(np.arange(1_200)).nearest(vectors[0], 10).positions
+    long = vectors.copy()
+    long[::50] *= 100
+    assert ProductCodes.build(long, "dot") is None  # strays are too many
+    assert ProductCodes.build(prepared(clustered(1_200, 65), "cosine"), "cosine") is None
+    assert ProductCodes.build(prepared(clustered(1_200, 2 * 37), "cosine"), "cosine") is None
+
+
+@pytest.mark.parametrize("dimensions", [32, 100, 384, 1_536, 3_072, 4_096])
+def test_dimensions_of_models(dimensions: int) -> None:
+    vectors = prepared(clustered(1_200, dimensions), "cosine")
+    packed = built(vectors, "cosine").packed(np.arange(1_200))
+    assert packed.nbytes <= 1_200 * (dimensions // 4 + 8) and packed.nbytes <= 1_200 * (384 + 8)
+    queries = prepared(clustered(20, dimensions)[:20] + np.float32(0.3), "cosine")
+    assert share(vectors, queries, "cosine", lambda q: packed.nearest(q, 60).positions, np.arange(1_200)) >= 0.95
+
+
+def test_a_rotation_keeps_lengths_and_spreads_what_is_in_one_component() -> None:
+    rotation = Rotation.of(384)
+    assert rotation is not None and rotation.blocks.shape == (6, 64, 64)
+    vectors = clustered(50, 384)
+    turned = rotation.apply(vectors)
+    assert np.allclose(turned @ turned.T, vectors @ vectors.T, rtol=1e-3, atol=1e-2)
+    one = np.zeros((1, 384), np.float32)
+    one[0, 5] = 1
+    assert np.count_nonzero(rotation.apply(one)) == 64 and np.abs(rotation.apply(one)).max() < 0.6
+
+
+def test_they_are_the_same_when_read_back(
+    tmp_path: Path, products: ProductCodes, queries: Vector, vectors: Vector
+) -> None:
+    paths = [tmp_path / name for name in ("products", "rotation", "strays")]
+    products.save(*paths)
+    again = ProductCodes.load(*paths)
+    assert again.count == COUNT
+    among = np.arange(0, COUNT, 3)
+    for query in queries[:5]:
+        old, new = products.packed(among).nearest(query, 50), again.packed(among).nearest(query, 50)
+        assert np.array_equal(old.positions, new.positions) and np.array_equal(old.estimates, new.estimates)
