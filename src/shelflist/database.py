@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,21 @@ class SqliteTransaction:
         )
 
 
+class _Reading:
+    """A read transaction. Every search opens one, and a context manager made of a generator takes several times as long."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    def __enter__(self) -> SqliteTransaction:
+        return self._database._begin_reading()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._database._end_reading(error)
+
+
 class _Connection(sqlite3.Connection):
     """Only to be weakly referenced: a connection goes with the thread that used it."""
 
@@ -117,25 +132,37 @@ class SqliteDatabase:
     def now(self) -> float:
         return time.time()
 
-    @contextmanager
-    def read(self, *, single: bool = False) -> Iterator[SqliteTransaction]:
+    def read(self, *, single: bool = False) -> AbstractContextManager[SqliteTransaction]:
         """A snapshot of the database; joins the transaction that this thread already has. `single` makes no difference."""
         self._reset_after_fork()
-        current = getattr(self._local, "transaction", None)
+        current: SqliteTransaction | None = getattr(self._local, "transaction", None)
         if current is not None:
-            yield current
-            return
-        with self._memory_guard():
-            connection = self._connection()
-            with self._mapped_errors():
-                connection.execute("BEGIN")
-                transaction = self._local.transaction = SqliteTransaction(connection, writable=False)
-                try:
-                    yield transaction
-                finally:
-                    self._local.transaction = None
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
+            return nullcontext(current)
+        return _Reading(self) if self._memory is None else self._in_memory_read()
+
+    @contextmanager
+    def _in_memory_read(self) -> Iterator[SqliteTransaction]:
+        # There is one connection, so its readers take turns with its writer.
+        with self._write_lock, _Reading(self) as transaction:
+            yield transaction
+
+    def _begin_reading(self) -> SqliteTransaction:
+        connection = self._connection()
+        try:
+            connection.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise self._mapped(error) from error
+        transaction = SqliteTransaction(connection, writable=False)
+        self._local.transaction = transaction
+        return transaction
+
+    def _end_reading(self, error: BaseException | None) -> None:
+        connection = self._connection()
+        self._local.transaction = None
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error):
+            raise self._mapped(error) from error
 
     @contextmanager
     def write(self) -> Iterator[SqliteTransaction]:
@@ -171,15 +198,6 @@ class SqliteDatabase:
         self._opened.clear()
         self._local = threading.local()
         self._memory = None
-
-    @contextmanager
-    def _memory_guard(self) -> Iterator[None]:
-        """A database in memory has one connection, so its readers take turns with its writer."""
-        if self._memory is None:
-            yield
-        else:
-            with self._write_lock:
-                yield
 
     def _reset_after_fork(self) -> None:
         # A SQLite connection must not be used, nor even closed, in a forked child.

@@ -11,7 +11,10 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
+
+import orjson
 
 from shelflist.core.errors import ConfigError, InvalidInput, UnknownField, WrongFieldType
 
@@ -128,6 +131,11 @@ class Fields(Mapping[str, FieldType]):
 
     def to_json(self) -> dict[str, str]:
         return {name: kind.value for name, kind in self._types.items()}
+
+    @cached_property
+    def text(self) -> str:
+        """As they are stored: JSON."""
+        return orjson.dumps(self.to_json()).decode()
 
     def stored(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Metadata in stored form. WrongFieldType names field, value and expected type, and says what to give;

@@ -9,6 +9,8 @@ from shelflist.core.types import Vector
 
 def float32(numbers: object) -> Vector:
     """An array of the same shape. TypeError, ValueError or OverflowError, saying why, where float32 does not hold them."""
+    if type(numbers) is np.ndarray and numbers.dtype == np.float32:
+        return numbers
     given = np.asarray(numbers)
     if given.dtype.kind == "c":  # NumPy would leave the imaginary part out, with a warning
         raise TypeError("they are complex")

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from shelflist.core.types import Metric, Vector
 
 Positions = npt.NDArray[np.int64]
+_SORTED = 200
+"""Distances up to which it is quicker to sort them all."""
 _BY_NUMPY = 2_000
 """Rows up to which NumPy is quick enough, so that a small collection does not load FAISS."""
 
@@ -22,8 +24,7 @@ def prepared(vectors: Vector, metric: Metric) -> Vector:
     if metric != "cosine":
         return vectors
     if vectors.ndim == 1:
-        with np.errstate(over="ignore"):  # then it is scaled below
-            square = float(vectors @ vectors)
+        square = float(np.vdot(vectors, vectors))  # which does not warn where it overflows
         if 1e-20 < square < 1e20:
             return np.asarray(vectors / np.float32(square**0.5), dtype=np.float32)
     squares = np.einsum("...i,...i->...", vectors, vectors)
@@ -79,6 +80,8 @@ def _by_faiss(matrix: Vector, query: Vector, function: str) -> Vector:
 
 def nearest(found: Vector, limit: int) -> Positions:
     """Positions of the `limit` smallest distances, nearest first, ties by position."""
+    if len(found) <= _SORTED:
+        return np.asarray(np.argsort(found, kind="stable")[:limit], dtype=np.int64)  # NaN stands last
     if np.isnan(found).any():  # products of numbers near the end of float32: as far as can be
         found = np.where(np.isnan(found), np.float32(np.inf), found)
     if limit < len(found):

@@ -49,7 +49,13 @@ class Allowed(NamedTuple):
 
 def doubt_of(codes: Codes, vectors: Vector, query: Vector) -> Callable[[Positions], float]:
     """For `rescored`: the most that the vectors at some positions are in doubt."""
-    return lambda positions: float(codes.doubts(query, vectors[positions]).max())
+
+    def doubt(positions: Positions) -> float:
+        if len(positions) == 1:
+            return codes.doubt(query, vectors[positions[0]])
+        return float(codes.doubts(query, vectors[positions]).max())
+
+    return doubt
 
 
 def rescored(

@@ -103,7 +103,7 @@ class Catalog:
             cursor = tx.execute(
                 "INSERT INTO sl_collections (uid, name, tenancy, fields, target_recall, created_at) "
                 "VALUES (?, ?, ?, ?, ?, ?) RETURNING collection_id",
-                (uid, name, tenancy, _json(fields.to_json()), target_recall, now),
+                (uid, name, tenancy, fields.text, target_recall, now),
             )
             (collection_id,) = cursor.fetchone()
             tx.execute(
@@ -132,9 +132,7 @@ class Catalog:
 
     def set_fields(self, collection_id: int, fields: Fields) -> None:
         with self._database.write() as tx:
-            tx.execute(
-                "UPDATE sl_collections SET fields = ? WHERE collection_id = ?", (_json(fields.to_json()), collection_id)
-            )
+            tx.execute("UPDATE sl_collections SET fields = ? WHERE collection_id = ?", (fields.text, collection_id))
 
     def drop(self, collection_id: int) -> None:
         """Forget the collection: documents, chunks, states, sources, events, and vectors that nobody else can use."""

@@ -211,7 +211,8 @@ class Documents:
                     f"{_LIVE} WHERE {chosen} AND s.index_status = 'indexed'{own}",
                     (collection_id, generation_id, *ids, *(() if tenant is None else (tenant,))),
                 )
-                found.update((row[0], _live_chunk(row)) for row in rows)
+                for row in rows:
+                    found[row[0]] = _live_chunk(row)
         return found
 
     def live_since(
@@ -481,8 +482,9 @@ def _document(row: tuple[Any, ...]) -> DocumentRecord:
 
 
 def _live_chunk(row: Sequence[Any]) -> LiveChunk:
-    point_id, chunk_id, document_id, owner, content, metadata, *rest = row
-    return LiveChunk(point_id, chunk_id, document_id, owner or None, content, orjson.loads(metadata), *rest)
+    point_id, chunk_id, document_id, owner, content, metadata, section, position, declared = row
+    shown = orjson.loads(metadata)
+    return LiveChunk(point_id, chunk_id, document_id, owner or None, content, shown, section, position, declared)
 
 
 def current_revisions(tx: Transaction, sql: Dialect, document_keys: Sequence[int]) -> dict[int, tuple[int, int]]:

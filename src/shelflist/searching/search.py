@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-import orjson
 
 from shelflist.core.errors import EmbedderMismatch, InvalidInput, SearchUnsettled
 from shelflist.core.fields import shown_value
@@ -75,7 +74,7 @@ class Searcher:
         self._passed: set[bytes] = set()
         self._since = 0.0
         self._checks: list[bool] = []
-        self._declared = orjson.dumps(self._collection.fields.to_json()).decode()
+        self._declared = generation.record.fields.text
         self.is_outdated = False
 
     def search(self, text: str | None, vector: Vector | None, tenant: str | None, request: Request) -> Hits:
@@ -255,8 +254,7 @@ class Searcher:
             value = leg.values[one]
             if mode == "dense":
                 similarity = score(value, self._spec.metric)
-                explanation = Explanation(dense_rank=rank, dense_score=similarity)
-                hits_of_leg.append(self._hit(leg.live[one], similarity, value, explanation))
+                hits_of_leg.append(self._hit(leg.live[one], similarity, value, Explanation(rank, similarity)))
             else:
                 explanation = Explanation(keyword_rank=rank, keyword_score=value)
                 hits_of_leg.append(self._hit(leg.live[one], value, None, explanation))
@@ -387,7 +385,7 @@ class Searcher:
         whose = (self._collection.collection_id, self._collection.generation_id)
         while True:
             found = ask(limit)
-            ids = [item.point_id for item in found.items]
+            ids = [point_id for point_id, _ in found.items]
             if found.live is not None:
                 live = documents.live_from(found.live)
             elif self._together:
@@ -403,10 +401,11 @@ class Searcher:
             limit = limit * 2 + len(ids) - len(passed)
         self._asked.update(ids)
         self._passed.update(passed)
-        values = {item.point_id: item.value for item in found.items}
+        values = dict(found.items)
+        chosen = passed[:wanted]
         return _Leg(
-            ids=passed[:wanted],
-            values={one: values[one] for one in passed[:wanted]},
+            ids=chosen,
+            values={one: values[one] for one in chosen},
             live=live,
             exact=found.exact,
             exhausted=found.exhausted,
@@ -423,19 +422,10 @@ class Searcher:
         return dict(zip(vectors, found.tolist(), strict=True))
 
     def _hit(self, chunk: LiveChunk, value: float, distance: float | None, explanation: Explanation) -> Hit:
-        self.is_outdated = self.is_outdated or chunk.declared != self._declared
-        return Hit(
-            score=value,
-            distance=distance,
-            content=chunk.content,
-            document_id=chunk.document_id,
-            chunk_id=str_id(chunk.chunk_id),
-            metadata=self._collection.fields.shown(chunk.metadata),
-            section=chunk.section,
-            position=chunk.position,
-            tenant=chunk.tenant,
-            explanation=explanation,
-        )
+        _, chunk_id, document_id, tenant, content, metadata, section, position, declared = chunk
+        self.is_outdated = self.is_outdated or declared != self._declared
+        shown, named = self._collection.fields.shown(metadata), str_id(chunk_id)
+        return Hit(value, distance, content, document_id, named, shown, section, position, tenant, explanation)
 
 
 def str_id(raw: bytes) -> str:
@@ -458,7 +448,7 @@ def _reranked(hits: Hits, text: str, request: Request) -> Hits:
     if scores.shape != (len(hits),) or scores.dtype.kind not in "fiub" or not np.isfinite(scores).all():
         raise _no_scores(hits, given)
     scored = [
-        replace(hit, score=one, explanation=replace(hit.explanation, rerank_score=one))
+        hit._replace(score=one, explanation=hit.explanation._replace(rerank_score=one))
         for hit, one in zip(hits, scores.astype(float).tolist(), strict=True)
     ]
     scored.sort(key=lambda hit: -hit.score)

@@ -13,6 +13,20 @@ if TYPE_CHECKING:  # capabilities imports the nodes of this package
     from shelflist.core.capabilities import Capabilities
 
 T = TypeVar("T")
+_METHODS = {
+    Operator.EQ: "equal",
+    Operator.NE: "not_equal",
+    Operator.LT: "less",
+    Operator.LE: "less_or_equal",
+    Operator.GT: "greater",
+    Operator.GE: "greater_or_equal",
+    Operator.IN: "is_in",
+    Operator.NOT_IN: "not_in",
+    Operator.BETWEEN: "between",
+    Operator.CONTAINS: "contains",
+    Operator.STARTS_WITH: "starts_with",
+    Operator.EXISTS: "exists",
+}
 
 
 class FilterCompiler(Generic[T]):
@@ -44,21 +58,8 @@ class FilterCompiler(Generic[T]):
         kind = self.fields.require(node.field)
         if self.capabilities is not None:
             self.capabilities.require_operator(node.operator, kind)
-        methods = {
-            Operator.EQ: self.equal,
-            Operator.NE: self.not_equal,
-            Operator.LT: self.less,
-            Operator.LE: self.less_or_equal,
-            Operator.GT: self.greater,
-            Operator.GE: self.greater_or_equal,
-            Operator.IN: self.is_in,
-            Operator.NOT_IN: self.not_in,
-            Operator.BETWEEN: self.between,
-            Operator.CONTAINS: self.contains,
-            Operator.STARTS_WITH: self.starts_with,
-            Operator.EXISTS: self.exists,
-        }
-        return methods[node.operator](node.field, kind, node.value)
+        condition: T = getattr(self, _METHODS[node.operator])(node.field, kind, node.value)
+        return condition
 
     def everything(self) -> T:
         raise NotImplementedError
