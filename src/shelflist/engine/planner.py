@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +36,8 @@ _OPEN_SHARE = 4
 _MORE, _USUAL_MORE, _FORGETS = 1.8, 1.1, 32
 """By so much what is learned of a filter grows where it was too little, and shrinks (by a 32nd) where it was not: so that one
 query in twenty has to scan twice, and one in four to compare some more. Fewer would cost every query more."""
+_SORTED = 200
+"""Candidates up to which it is quicker to sort them all."""
 _EFFORT_COST = 25
 """An effort of so much less than the graph's rows takes as long as comparing them all."""
 
@@ -45,8 +46,7 @@ _Compared = tuple[Positions, Vector]
 """Candidates and their distances, in no order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """Positions, nearest first, and their distances. `plan` says in words which way the search went."""
 
     positions: Positions
@@ -109,10 +109,16 @@ def search(
         positions = np.concatenate([positions, newer])
         distances = np.concatenate([distances, asked.compared(newer)])
         plan += f", and {len(newer)} newer ones exactly"
-    # By position first, so that equal ones stand as in an exact search.
-    order = np.argsort(positions, kind="stable")
-    best = order[nearest(distances[order], limit)]
+    best = _best(positions, distances, limit)
     return Found(positions[best], distances[best], exact=False, plan=plan)
+
+
+def _best(positions: Positions, distances: Vector, limit: int) -> Positions:
+    """Which are the nearest, nearest first. Equal ones stand by their positions, as in an exact search."""
+    if len(positions) <= _SORTED:
+        return np.lexsort((positions, distances))[:limit]
+    order = np.argsort(positions, kind="stable")
+    return np.asarray(order[nearest(distances[order], limit)], dtype=np.int64)
 
 
 def _reason_for_exact(base: Base | None, asked: _Question) -> str | None:

@@ -111,8 +111,7 @@ class _Known:
     newer: _Newer
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(NamedTuple):
     """What SQLite says of a generation in one transaction."""
 
     sequence: int
