@@ -37,7 +37,7 @@ from shelflist.engine.codes import Codes, PackedCodes, Ranked, Selection
 from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.graph import Graph
 from shelflist.engine.products import ProductCodes
-from shelflist.engine.rescoring import Allowed, doubt_of, rescored
+from shelflist.engine.rescoring import Allowed, Rescoring, doubt_of, rescored
 
 TARGETS = (0.9, 0.95, 0.98)
 M, EF_CONSTRUCTION = 16, 160
@@ -125,11 +125,13 @@ class Indexes:
     def _rescored(self, query: Any, scan: Callable[[int], Ranked], allowed: Allowed) -> Any:
         found = rescored(
             scan,
-            lambda positions: distances(self.vectors[positions], query, "cosine"),
-            doubt_of(self.codes, self.vectors, query),
-            allowed,
-            10,
-            "cosine",
+            Rescoring(
+                lambda positions: distances(self.vectors[positions], query, "cosine"),
+                doubt_of(self.codes, self.vectors, query),
+                allowed,
+                10,
+                "cosine",
+            ),
             usual=allowed.crowd // 2,
             depth=allowed.crowd,
             most=len(self.vectors),

@@ -586,7 +586,10 @@ class Collection:
 
     def _vector(self, query: Any) -> Vector:
         record = self._opened.record
-        return usable_vector(query, record.dimensions, record.fingerprint, cosine=record.metric == "cosine")
+        is_cosine = record.metric == "cosine"
+        return usable_vector(
+            query, record.dimensions, record.fingerprint, cosine=is_cosine, what="The vector searched for"
+        )
 
     def _whole(self, operation: str) -> None:
         if self._tenant is not None:

@@ -397,7 +397,9 @@ class TestOptions:
         for neither in (None, 3):
             with pytest.raises(InvalidInput, match="a text or a vector"):
                 docs.search(neither)  # type: ignore[arg-type]
-        with pytest.raises(DimensionMismatch, match=r"16.*or open a collection of the model that made it"):
+        with pytest.raises(
+            DimensionMismatch, match=r"^The vector searched for .*16.*or open a collection of the model"
+        ):
             docs.search(np.ones(3, dtype=np.float32))
         for bad in (np.full(DIMENSIONS, np.nan), np.zeros(DIMENSIONS), np.full(DIMENSIONS, np.inf)):
             for kind in (np.float32, np.float64):

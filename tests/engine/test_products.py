@@ -70,7 +70,7 @@ def by_planner(vectors: Vector, metric: Metric, codes: Codes, products: ProductC
     allowed = allowed_for(codes, vectors, samples, 0.95)
     of_products = allowed_for(codes, vectors, samples, 0.95, by_packing(products))
     assert of_products is not None
-    calibration = Calibration(0.95, allowed, allowed_packed=of_products)
+    calibration = Calibration(allowed, allowed_packed=of_products)
     view = View(metric, Base(vectors, codes, None, None, calibration, products), vectors[:0])
     matches = Matches(mask)
     matches.prepared.packed, matches.prepared.of = products.packed(np.flatnonzero(mask)), mask

@@ -28,7 +28,7 @@ from shelflist.engine.cells import Cells, usual_cells
 from shelflist.engine.codes import Codes, Selection
 from shelflist.engine.exact import distances, nearest, prepared, raw
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import Allowed, doubt_of, rescored
+from shelflist.engine.rescoring import Allowed, Rescoring, doubt_of, rescored
 from shelflist.engine.view import Base, Matches, View
 
 COUNT, DIMENSIONS = 6_000, 64
@@ -200,11 +200,13 @@ def by_code(
     def ask(query: Vector) -> np.ndarray:
         found = rescored(
             lambda count: codes.nearest(query, count, chosen),
-            lambda positions: distances(vectors[positions], query, metric),
-            doubt_of(codes, vectors, query),
-            allowed,
-            10,
-            metric,
+            Rescoring(
+                lambda positions: distances(vectors[positions], query, metric),
+                doubt_of(codes, vectors, query),
+                allowed,
+                10,
+                metric,
+            ),
             usual=allowed.crowd // 2,
             depth=allowed.crowd,
             most=COUNT,
@@ -339,7 +341,7 @@ def test_codes_of_many_dimensions(dimensions: int) -> None:
 
 @pytest.fixture
 def view(vectors: Vector, codes: Codes, graph: Graph, metric: Metric) -> View:
-    base = Base(vectors, codes, graph, None, Calibration(0.95, usual_of(metric), 150))
+    base = Base(vectors, codes, graph, None, Calibration(usual_of(metric), 150))
     return View(metric, base, vectors[:0])
 
 
@@ -385,7 +387,7 @@ def test_cells_stand_in_the_place_of_the_graph(
 ) -> None:
     alive = np.ones(COUNT, np.bool_)
     alive[:300] = False
-    base = Base(vectors, codes, None, cells, Calibration(0.95, usual_of(metric), probes=20))
+    base = Base(vectors, codes, None, cells, Calibration(usual_of(metric), probes=20))
     view, index = View(metric, base, vectors[:0]), Ivf()
     plan = plan_of(view, everything(view), queries[0], index=index)[0]
     assert re.fullmatch(rf"cells of {COUNT} rows, nprobe 20 of 60, \d+ compared whole \(no filter\)", plan)
@@ -410,7 +412,7 @@ def test_cells_stand_in_the_place_of_the_graph(
 
 def test_without_a_measured_depth_or_effort_the_search_is_exact(view: View, queries: Vector) -> None:
     assert view.base is not None
-    base = Base(view.base.vectors, view.base.codes, view.base.graph, None, Calibration(0.95))
+    base = Base(view.base.vectors, view.base.codes, view.base.graph, None, Calibration())
     assert plan_of(View(view.metric, base, view.newer), everything(view), queries[0])[1]
 
 
@@ -474,7 +476,7 @@ def test_the_dead_near_a_query_do_not_hide_those_behind_them(
         codes,
         view.base.graph if way == "graph" else None,
         cells,
-        Calibration(0.95, usual_of(metric), 150, 20),
+        Calibration(usual_of(metric), 150, 20),
     )
     hit = 0
     for query in queries[:10]:
@@ -520,14 +522,14 @@ def test_codes_that_leave_everything_open_give_way(view: View, queries: Vector) 
     matches = Matches(np.arange(COUNT) % 2 > 0)
     assert not planner.search(view, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0)).exact
     assert view.base is not None
-    coarse = View(view.metric, replace(view.base, calibration=Calibration(0.95, Allowed(1e6, 1e6, 150))), view.newer)
+    coarse = View(view.metric, replace(view.base, calibration=Calibration(Allowed(1e6, 1e6, 150))), view.newer)
     assert planner.search(coarse, matches, queries[0], 10, SearchParams(), Hnsw(full_scan_threshold=0)).exact
 
 
 def test_how_many_are_left_open_is_learned(view: View, codes: Codes, queries: Vector) -> None:
     """A filter that leaves more open than usual is asked for as many at once after a while."""
     assert view.base is not None
-    hasty = View(view.metric, replace(view.base, calibration=Calibration(0.95, usual_of(view.metric, 1))), view.newer)
+    hasty = View(view.metric, replace(view.base, calibration=Calibration(usual_of(view.metric, 1))), view.newer)
     matches, asked = Matches(np.arange(COUNT) % 2 > 0), []
     nearest_by_code = codes.nearest
 
@@ -579,7 +581,7 @@ def test_the_planner_keeps_to_what_was_measured(view: View, queries: Vector) -> 
     assert view.base is not None
     half = Matches(np.arange(COUNT) % 2 == 0)
     for few, few_packed, way in ((2_999, 9_000, "codes of 3000"), (3_000, 0, "exact over 3000")):
-        measured = Calibration(0.95, usual_of(view.metric), 150, few=few, few_packed=few_packed)
+        measured = Calibration(usual_of(view.metric), 150, few=few, few_packed=few_packed)
         seen = View(view.metric, replace(view.base, calibration=measured), view.newer)
         assert plan_of(seen, half, queries[0])[0].startswith(way)
         assert planner.is_worth_packing(seen, half, SearchParams(), None) == (few_packed == 0)

@@ -24,7 +24,7 @@ from shelflist.engine.codes import Codes, Ranked, Selection
 from shelflist.engine.exact import Positions, distances, nearest, prepared, raw
 from shelflist.engine.graph import Graph
 from shelflist.engine.products import ProductCodes
-from shelflist.engine.rescoring import Allowed, doubt_of, rescored
+from shelflist.engine.rescoring import Allowed, Rescoring, doubt_of, rescored
 
 NEIGHBOURS = 10
 SAMPLES = 400
@@ -56,13 +56,12 @@ Scans = Callable[[Positions], _Scan]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """For `target`, the recall@10 that is wanted: how much further than it is a neighbour may seem by its code (`allowed`), how
+    """For the recall@10 that is wanted: how much further than it is a neighbour may seem by its code (`allowed`), how
     far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). `few`: up to so many matching rows, comparing them all was quicker than the codes on the
     machine that built the snapshot, for a filter that is new and (`few_packed`) for one that has its packed copy. None: not
     measured, or not within reach. `allowed_packed`: as `allowed`, where packed copies are of product codes.
     """
 
-    target: float
     allowed: Allowed | None = None
     effort: int | None = None
     probes: int | None = None
@@ -227,11 +226,13 @@ def few_for(
         def scanned(query: Vector, scan: _Scan = scan) -> None:
             rescored(
                 partial(scan, query),
-                lambda some: distances(vectors[some], query, metric),
-                doubt_of(codes, vectors, query),
-                allowed,
-                NEIGHBOURS,
-                metric,
+                Rescoring(
+                    lambda some: distances(vectors[some], query, metric),
+                    doubt_of(codes, vectors, query),
+                    allowed,
+                    NEIGHBOURS,
+                    metric,
+                ),
                 usual=allowed.crowd // 2,
                 depth=allowed.crowd,
                 most=len(vectors),

@@ -22,7 +22,7 @@ from shelflist.engine.cells import Cells
 from shelflist.engine.codes import Codes, PackedCodes, Ranked
 from shelflist.engine.exact import Positions, nearest
 from shelflist.engine.graph import Graph
-from shelflist.engine.rescoring import Allowed, doubt_of, rescored
+from shelflist.engine.rescoring import Allowed, Rescoring, doubt_of, rescored
 from shelflist.engine.view import Base, Matches, View
 
 FEW_MATCHES = 3_000
@@ -80,7 +80,8 @@ class _Question(NamedTuple):
         return max(1.0, count / max(1, self.matches.count))
 
     def compared(self, positions: Positions) -> Vector:
-        return self.view.distances(positions, self.query)
+        """The distances of candidates, which are of the snapshot."""
+        return self.view.base_distances(positions, self.query)
 
 
 def search(
@@ -105,9 +106,9 @@ def search(
     positions, distances = found
     split = view.base_count
     if view.count > split:
-        newer = np.flatnonzero(matches.mask[split:]) + split
+        newer = matches.newer(split)
         positions = np.concatenate([positions, newer])
-        distances = np.concatenate([distances, asked.compared(newer)])
+        distances = np.concatenate([distances, view.newer_distances(newer, query)])
         plan += f", and {len(newer)} newer ones exactly"
     best = _best(positions, distances, limit)
     return Found(positions[best], distances[best], exact=False, plan=plan)
@@ -163,7 +164,7 @@ def is_worth_packing(view: View, matches: Matches, params: SearchParams, index: 
 
 def _exactly(asked: _Question, reason: str) -> Found:
     matches = asked.matches
-    distances = asked.compared(matches.positions)
+    distances = asked.view.distances(matches.positions, asked.query)
     best = nearest(distances, asked.limit)
     plan = f"exact over {matches.count} rows ({reason})"
     return Found(matches.positions[best], distances[best], exact=True, plan=plan)
@@ -247,11 +248,7 @@ def _rescored(
     usual, depth = prepared.usual or allowed.crowd / 2, prepared.depth or float(allowed.crowd)
     found = rescored(
         scan,
-        asked.compared,
-        doubt_of(codes, base.vectors, asked.query),
-        allowed,
-        asked.limit,
-        asked.view.metric,
+        Rescoring(asked.compared, doubt_of(codes, base.vectors, asked.query), allowed, asked.limit, asked.view.metric),
         usual=math.ceil(usual * more),
         depth=math.ceil(depth * more),
         most=asked.matches.count // _OPEN_SHARE,

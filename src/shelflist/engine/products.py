@@ -107,7 +107,7 @@ class ProductCodes:
         dimensions = rotation.dimensions
         codes = faiss.IndexPQ(dimensions, dimensions // _components(dimensions), _BITS)
         codes.metric_type = faiss.METRIC_INNER_PRODUCT
-        codes.pq.cp.niter = _ROUNDS
+        codes.pq.cp.niter, codes.pq.cp.min_points_per_centroid = _ROUNDS, 1
         sample = rotation.apply(vectors[:: max(1, len(vectors) // _TRAINING_ROWS)])
         length = np.linalg.norm(sample - np.median(sample, axis=0), axis=1)
         sample = sample[np.isfinite(length) & (length <= _LONG * np.median(length))]

@@ -58,28 +58,28 @@ def doubt_of(codes: Codes, vectors: Vector, query: Vector) -> Callable[[Position
     return doubt
 
 
+class Rescoring(NamedTuple):
+    """How the candidates of one query are looked at whole. `compared`: their distances; `doubt`: see `doubt_of`."""
+
+    compared: Callable[[Positions], Vector]
+    doubt: Callable[[Positions], float]
+    allowed: Allowed
+    limit: int
+    metric: Metric
+
+
 def rescored(
-    scan: Callable[[int], Ranked],
-    compared: Callable[[Positions], Vector],
-    doubt: Callable[[Positions], float],
-    allowed: Allowed,
-    limit: int,
-    metric: Metric,
-    *,
-    usual: int,
-    depth: int,
-    most: int,
+    scan: Callable[[int], Ranked], rescoring: Rescoring, *, usual: int, depth: int, most: int
 ) -> Rescored | None:
     """All candidates that may be among the nearest; None if more than `most` would have to be looked at.
 
-    `scan(count)`: the nearest by code. `compared`: whole. `doubt`: see `doubt_of`. `usual`: how many are left open by most
-    queries, and `depth`: by nearly all.
+    `scan(count)`: the nearest by code. `usual`: how many are left open by most queries, and `depth`: by nearly all.
     """
-    begin = max(usual, _LEAST * limit)
+    begin = max(usual, _LEAST * rescoring.limit)
     count, scans = max(depth, begin), 0
     while count <= most:
         found, scans = scan(count), scans + 1
-        away, bound = _compared(found, compared, doubt, allowed, limit, metric, begin)
+        away, bound = _compared(found, rescoring, begin)
         if found.reach > bound or found.reach == np.inf:
             left = int(np.searchsorted(found.estimates, bound, side="right"))
             return Rescored(found.positions[: len(away)], away, left, scans)
@@ -87,16 +87,9 @@ def rescored(
     return None
 
 
-def _compared(
-    found: Ranked,
-    compared: Callable[[Positions], Vector],
-    doubt: Callable[[Positions], float],
-    allowed: Allowed,
-    limit: int,
-    metric: Metric,
-    begin: int,
-) -> tuple[Vector, float]:
+def _compared(found: Ranked, rescoring: Rescoring, begin: int) -> tuple[Vector, float]:
     """Distances of the first of these, as many as are left open by the nearest among them; and up to which estimate that is."""
+    compared, doubt, allowed, limit, metric = rescoring
     away = compared(found.positions[:begin])
     if len(away) < limit:
         return away, np.inf

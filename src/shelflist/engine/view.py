@@ -59,19 +59,23 @@ class View:
         return self.base_count + len(self.newer)
 
     def distances(self, positions: Positions, query: Vector) -> Vector:
-        """Distances of these positions (any order) to a prepared query, shape (len(positions),)."""
-        if self.base is None:
-            return _distances(self.newer, positions, query, self.metric)
-        if not len(self.newer):
-            return _distances(self.base.vectors, positions, query, self.metric)
-        split = self.base_count
-        older = positions < split
-        if older.all():
-            return _distances(self.base.vectors, positions, query, self.metric)
-        found = np.empty(len(positions), np.float32)
-        found[older] = _distances(self.base.vectors, positions[older], query, self.metric)
-        found[~older] = _distances(self.newer, positions[~older] - split, query, self.metric)
-        return found
+        """Distances of these positions, ascending, to a prepared query, shape (len(positions),)."""
+        split = int(np.searchsorted(positions, self.base_count))
+        if not split:
+            return self.newer_distances(positions, query)
+        older = self.base_distances(positions[:split], query)
+        if split == len(positions):
+            return older
+        return np.concatenate([older, self.newer_distances(positions[split:], query)])
+
+    def base_distances(self, positions: Positions, query: Vector) -> Vector:
+        """The same of positions, in any order, that the base has."""
+        assert self.base is not None
+        return _distances(self.base.vectors, positions, query, self.metric)
+
+    def newer_distances(self, positions: Positions, query: Vector) -> Vector:
+        """The same of positions, in any order, after the base's."""
+        return _distances(self.newer, positions - self.base_count, query, self.metric)
 
 
 class Prepared:
@@ -103,6 +107,7 @@ class Matches:
         self.asked = 0
         self.prepared = Prepared()
         self._positions: Positions | None = None
+        self._newer: Positions | None = None
         self._selection: Selection | None = None
 
     def take_over(self, older: Matches) -> None:
@@ -119,6 +124,12 @@ class Matches:
         if self._positions is None:
             self._positions = np.flatnonzero(self.mask)
         return self._positions
+
+    def newer(self, count: int) -> Positions:
+        """The positions after the first `count`, which are those of the snapshot."""
+        if self._newer is None:
+            self._newer = np.flatnonzero(self.mask[count:]) + count
+        return self._newer
 
     def selection(self, count: int) -> Selection:
         """The first `count` positions of the mask, as the engine reads them."""

@@ -26,26 +26,28 @@ def given_vectors(collection: CollectionRecord, chunks: Sequence[Chunk]) -> list
     return found
 
 
-def usable_vector(embedding: object, dimensions: int, fingerprint: str, *, cosine: bool) -> Vector:
-    """float32 (dimensions,), or DimensionMismatch / InvalidVector saying what is wrong."""
+def usable_vector(
+    embedding: object, dimensions: int, fingerprint: str, *, cosine: bool, what: str = "An embedding"
+) -> Vector:
+    """float32 (dimensions,), or DimensionMismatch / InvalidVector saying what is wrong. `what`: what it is to its giver."""
     try:
         vector = float32(embedding)
     except (TypeError, ValueError, OverflowError) as error:
         reason = str(error).rstrip(".")
         raise InvalidVector(
-            f"An embedding is not a row of numbers that float32 holds: {reason}. Check the embedder that made it."
+            f"{what} is not a row of numbers that float32 holds: {reason}. Check the embedder that made it."
         ) from None
     if vector.ndim != 1 or len(vector) != dimensions:
         raise DimensionMismatch(
-            f"An embedding has shape {vector.shape}; the collection's space {fingerprint!r} has {dimensions} dimensions. Make "
+            f"{what} has shape {vector.shape}; the collection's space {fingerprint!r} has {dimensions} dimensions. Make "
             "it with that model, or open a collection of the model that made it."
         )
     if 0 < np.vdot(vector, vector) < np.inf:  # one pass that warns of nothing, and true of all that is well
         return vector
     if not np.isfinite(vector).all():
-        raise InvalidVector("An embedding holds NaN or infinity. Check the embedder that made it.")
+        raise InvalidVector(f"{what} holds NaN or infinity. Check the embedder that made it.")
     if cosine and not vector.any():
-        raise InvalidVector("An embedding is all zeros, which has no direction. Check the embedder that made it.")
+        raise InvalidVector(f"{what} is all zeros, which has no direction. Check the embedder that made it.")
     return vector
 
 

@@ -246,9 +246,9 @@ class Compaction:
             graph = Graph.load(place / GRAPH)
         self._check()
         if codes is None and graph is None:
-            return Calibration(spec.target_recall)
+            return Calibration()
         sample, target = samples_of(vectors, spec.metric), spec.target_recall
-        measured = Calibration(target, effort=None if graph is None else effort_for(graph, sample, target))
+        measured = Calibration(effort=None if graph is None else effort_for(graph, sample, target))
         allowed = None if codes is None else allowed_for(codes, vectors, sample, target)
         if codes is None or allowed is None:
             return measured
