@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -94,16 +94,47 @@ class SqliteTransaction:
 class _Reading:
     """A read transaction. Every search opens one, and a context manager made of a generator takes several times as long."""
 
-    __slots__ = ("_database",)
+    __slots__ = ("_connection", "_database", "_transaction")
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
+        self._connection: sqlite3.Connection | None = None
+        self._transaction: SqliteTransaction | None = None
 
     def __enter__(self) -> SqliteTransaction:
-        return self._database._begin_reading()
+        database = self._database
+        connection = self._connection = database._connection()
+        try:
+            if connection.in_transaction:  # an interrupt has left it so
+                connection.execute("ROLLBACK")
+            connection.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise database._mapped(error) from error
+        transaction = self._transaction = database._local.transaction = SqliteTransaction(connection, writable=False)
+        return transaction
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._database._end_reading(error)
+        try:
+            self._end()
+        except sqlite3.Error as failed:
+            raise self._database._mapped(failed) from failed
+        if isinstance(error, sqlite3.Error):
+            raise self._database._mapped(error) from error
+
+    def __del__(self) -> None:
+        # An interrupt on the way into __exit__ leaves it out, and the thread would read this moment for ever.
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._end()
+
+    def _end(self) -> None:
+        connection, local = self._connection, self._database._local
+        if getattr(local, "transaction", None) not in (None, self._transaction):
+            return  # it is another's by now
+        local.transaction = None
+        if connection is not None and connection.in_transaction:
+            connection.execute("ROLLBACK")
+        self._connection = None
 
 
 class _Connection(sqlite3.Connection):
@@ -145,24 +176,6 @@ class SqliteDatabase:
         # There is one connection, so its readers take turns with its writer.
         with self._write_lock, _Reading(self) as transaction:
             yield transaction
-
-    def _begin_reading(self) -> SqliteTransaction:
-        connection = self._connection()
-        try:
-            connection.execute("BEGIN")
-        except sqlite3.Error as error:
-            raise self._mapped(error) from error
-        transaction = SqliteTransaction(connection, writable=False)
-        self._local.transaction = transaction
-        return transaction
-
-    def _end_reading(self, error: BaseException | None) -> None:
-        connection = self._connection()
-        self._local.transaction = None
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        if isinstance(error, sqlite3.Error):
-            raise self._mapped(error) from error
 
     @contextmanager
     def write(self) -> Iterator[SqliteTransaction]:

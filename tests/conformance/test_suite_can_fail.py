@@ -193,7 +193,7 @@ class Normalises(MemoryStore):
 class SquaresL2(MemoryStore):
     def search(self, spec: GenerationSpec, vector: Vector, **asked: Any) -> Candidates:
         found = super().search(spec, vector, **asked)
-        return replace(found, items=[replace(item, value=item.value * abs(item.value)) for item in found.items])
+        return replace(found, items=[item._replace(value=item.value * abs(item.value)) for item in found.items])
 
 
 class DotIsCosine(MemoryStore):

@@ -7,6 +7,7 @@ import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -89,10 +90,7 @@ def search_command(
                 "exact": hits.exact,
                 "refused": hits.refused,
                 "seconds": round(time.perf_counter() - started, 4),
-                "hits": [
-                    {"rank": rank, **hit._asdict(), "explanation": hit.explanation._asdict()}
-                    for rank, hit in enumerate(hits, 1)
-                ],
+                "hits": [{"rank": rank, **asdict(hit)} for rank, hit in enumerate(hits, 1)],
             }
         )
         return

@@ -152,7 +152,7 @@ class Point:
     index_status: IndexStatus = IndexStatus.INDEXED
 
 
-class Candidate(NamedTuple):  # as are hits: a frozen dataclass takes four times as long to make
+class Candidate(NamedTuple):  # a frozen dataclass takes four times as long to make
     """What a store answers: a point id and its raw distance (dense) or BM25 score (keyword)."""
 
     point_id: bytes
@@ -184,7 +184,8 @@ class UpsertResult:
     failed: Mapping[bytes, str] = field(default_factory=dict)
 
 
-class Explanation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Explanation:
     """Why a hit stands where it stands. Ranks count from 1; None means that the leg did not return the chunk."""
 
     dense_rank: int | None = None
@@ -194,7 +195,8 @@ class Explanation(NamedTuple):
     rerank_score: float | None = None
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """A chunk that answers a query.
 
     `score`: higher is better on every metric and leg. `distance`: the raw vector distance (cosine: 1 - cos,

@@ -39,7 +39,7 @@ _CODES_MARGIN, _CROWD_MARGIN, _CELLS_MARGIN = 0.5, 0.4, 0.3
 _GRAPH_SLACK, _WIDER = 0.7, 5
 _LEAST_EFFORT, _MOST_EFFORT = 16, 2_048
 _DEEPEST = 2_000
-_LEAST_DOUBT = 1e-9
+_LEAST_DOUBT = 1e-6
 _FURTHER = 4
 _USUAL = 0.9
 """Share of the samples that leave no more open than what is taken for a crowd."""
@@ -56,10 +56,11 @@ Scans = Callable[[Positions], _Scan]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """For the recall@10 that is wanted: how much further than it is a neighbour may seem by its code (`allowed`), how
-    far the graph must look (`effort`: ef_search), and into how many cells (`probes`: nprobe). `few`: up to so many matching rows, comparing them all was quicker than the codes on the
-    machine that built the snapshot, for a filter that is new and (`few_packed`) for one that has its packed copy. None: not
-    measured, or not within reach. `allowed_packed`: as `allowed`, where packed copies are of product codes.
+    """For the recall@10 that is wanted: how much further than it is a neighbour may seem by its code (`allowed`; by the product
+    code of a packed copy: `allowed_packed`, None where copies are of the same codes), how far the graph must look (`effort`:
+    ef_search), and into how many cells (`probes`: nprobe). `few`: up to so many matching rows, comparing them all was quicker
+    than the codes on the machine that built the snapshot, for a filter that is new and (`few_packed`) for one that has its packed
+    copy. None: not measured, or not within reach.
     """
 
     allowed: Allowed | None = None
@@ -121,13 +122,14 @@ def true_neighbours(vectors: Vector, queries: Vector, metric: Metric) -> tuple[P
 def allowed_for(
     codes: Codes, vectors: Vector, sample: Sample, target: float, scans: Scans | None = None
 ) -> Allowed | None:
-    """The error of codes scanned in this way (that of a new filter) with which the target's share of true neighbours is found, and more than that; the one with which it is
-    found where all that may answer are equally far; and how many are mostly left open by the former. None if half of the
-    samples leave more open than 2,000, or than half of all."""
+    """The error of codes scanned in this way (that of a new filter) with which the target's share of true neighbours is found, and
+    more than that; the one with which it is found where all that may answer are equally far; and how many are mostly left open by
+    the former. None if half of the samples leave more open than 2,000, or than half of all."""
     scans = scans or by_selection(codes)
     most = min(_DEEPEST, codes.count // 2)
     pairs = zip(sample.queries, sample.truth, strict=True)
-    doubts = np.maximum(np.stack([codes.doubts(query, vectors[near]) for query, near in pairs]), _LEAST_DOUBT)
+    doubts = np.stack([codes.doubts(query, vectors[near]) for query, near in pairs])
+    doubts = np.maximum(doubts, max(_LEAST_DOUBT * float(np.median(doubts)), float(np.finfo(np.float32).tiny)))
     estimates = np.full(sample.truth.shape, np.inf, np.float32)
     for i, (query, truth) in enumerate(zip(sample.queries, sample.truth, strict=True)):
         found = scans(np.sort(truth))(query, len(truth))

@@ -25,6 +25,7 @@ _MOST_ROTATED = 1_024
 """Dimensions up to which the rotation is a whole random matrix; above it, a Hadamard matrix with random signs."""
 _TRAINING_ROWS = 20_000
 _BATCH = 16_384
+_MEASURED = 1_000
 _ROUNDING = 0.02
 """Of what is all but the same as the query hardly anything would be in doubt, but for the 8 bits of the query itself."""
 QUERY_BITS = 8
@@ -117,6 +118,7 @@ class Codes:
         self._rotate = index.chain.at(0)
         self._middle = _turned_back(self._rotate, faiss.vector_to_array(self._codes.center))
         self.count: int = index.ntotal
+        self._usual_length: float | None = None
 
     @classmethod
     def build(
@@ -149,6 +151,13 @@ class Codes:
         selector = None if selection is None else selection.selector
         inner = faiss.RaBitQSearchParameters(sel=selector, qb=QUERY_BITS)
         return ranked(self._index, query, count, faiss.SearchParametersPreTransform(index_params=inner))
+
+    def usual_length(self, vectors: Vector) -> float:
+        """Of the vectors that these codes are of, shape (n, d), told by a few."""
+        if self._usual_length is None:
+            some = vectors[:: max(1, len(vectors) // _MEASURED)].astype(np.float64)
+            self._usual_length = float(np.median(np.linalg.norm(some, axis=1)))
+        return self._usual_length
 
     def doubts(self, query: Vector, vectors: Vector) -> Vector:
         """What the error of each vector's estimate grows with, by theorem 3.2 of the paper: how far the query is from the middle of

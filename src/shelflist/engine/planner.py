@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,8 @@ _OPEN_SHARE = 4
 _MORE, _USUAL_MORE, _FORGETS = 1.8, 1.1, 32
 """By so much what is learned of a filter grows where it was too little, and shrinks (by a 32nd) where it was not: so that one
 query in twenty has to scan twice, and one in four to compare some more. Fewer would cost every query more."""
+_LEAST_LENGTH, _AS_LONG = 1e-15, 16
+"""Of a query, so that its square is none of the least numbers that there are; and times as long as the vectors."""
 _SORTED = 200
 """Candidates up to which it is quicker to sort them all."""
 _EFFORT_COST = 25
@@ -70,6 +73,12 @@ class _Question(NamedTuple):
     @property
     def has_dead(self) -> bool:
         return self.view.alive is not None
+
+    @property
+    def newer(self) -> int:
+        """How many of the matches came after the snapshot."""
+        split = self.view.base_count
+        return len(self.matches.newer(split)) if self.view.count > split else 0
 
     @property
     def packed(self) -> PackedCodes | None:
@@ -202,8 +211,8 @@ def _by_cells(base: Base, cells: Cells, codes: Codes, asked: _Question) -> tuple
     probes = math.ceil(probes * max(1.0, asked.limit / NEIGHBOURS) * asked.thinned(cells.count))
     probes = min(probes, cells.cells)
 
-    def scan(count: int) -> Ranked:
-        came = cells.nearest(asked.query, count, probes)
+    def scan(query: Vector, count: int) -> Ranked:
+        came = cells.nearest(query, count, probes)
         found = came.among(matches.mask)
         # Where most of what is near the query may not answer, those that may are in other cells.
         return found if 2 * len(found.positions) >= len(came.positions) else found.nothing()
@@ -219,10 +228,10 @@ def _by_cells(base: Base, cells: Cells, codes: Codes, asked: _Question) -> tuple
 def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[_Compared | None, str]:
     matches, packed = asked.matches, asked.packed
 
-    def scan(count: int) -> Ranked:
+    def scan(query: Vector, count: int) -> Ranked:
         if packed is None:
-            return codes.nearest(asked.query, count, matches.selection(codes.count))
-        found = packed.nearest(asked.query, count)
+            return codes.nearest(query, count, matches.selection(codes.count))
+        found = packed.nearest(query, count)
         return found if matches.prepared.of is matches.mask else found.among(matches.mask)
 
     allowed = base.calibration.allowed
@@ -238,25 +247,56 @@ def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[_Compared | N
 
 
 def _rescored(
-    base: Base, codes: Codes, asked: _Question, scan: Callable[[int], Ranked], allowed: Allowed | None
+    base: Base, codes: Codes, asked: _Question, scan: Callable[[Vector, int], Ranked], allowed: Allowed | None
 ) -> _Compared | None:
     """Candidates by code, compared. How many to begin with, and to ask the codes for, is learned from what came before."""
-    prepared = asked.matches.prepared
-    if allowed is None:
+    asks = _of_usual_length(base, codes, asked)
+    if allowed is None or asks is None:
         return None
+    query, factor = asks
+    scanned: Callable[[int], Ranked] = partial(scan, query)
+    doubt = doubt_of(codes, base.vectors, query)
+    if factor != 1:
+        scanned, doubt = _times(factor, scanned, doubt)
+    prepared = asked.matches.prepared
+    learned = prepared.cold if asked.packed is None else prepared.warm
     more = max(1.0, asked.limit / NEIGHBOURS)
-    usual, depth = prepared.usual or allowed.crowd / 2, prepared.depth or float(allowed.crowd)
+    usual, depth = learned.usual or allowed.crowd / 2, learned.depth or float(allowed.crowd)
     found = rescored(
-        scan,
-        Rescoring(asked.compared, doubt_of(codes, base.vectors, asked.query), allowed, asked.limit, asked.view.metric),
+        scanned,
+        Rescoring(asked.compared, doubt, allowed, asked.limit, asked.view.metric),
         usual=math.ceil(usual * more),
         depth=math.ceil(depth * more),
         most=asked.matches.count // _OPEN_SHARE,
     )
     # What could not be found in time is asked for further at once the next time, or not at all.
     was_enough = depth * more > asked.matches.count // _OPEN_SHARE if found is None else found.scans == 1
-    prepared.depth = depth * (1 - 1 / _FORGETS if was_enough else _MORE)
+    learned.depth = depth * (1 - 1 / _FORGETS if was_enough else _MORE)
     if found is None:
         return None
-    prepared.usual = usual * (1 - 1 / _FORGETS if found.open <= usual * more else _USUAL_MORE)
-    return found.positions, found.distances
+    learned.usual = usual * (1 - 1 / _FORGETS if found.open <= usual * more else _USUAL_MORE)
+    is_whole = len(found.positions) >= min(asked.limit, asked.matches.count - asked.newer)
+    return (found.positions, found.distances) if is_whole else None
+
+
+def _of_usual_length(base: Base, codes: Codes, asked: _Question) -> tuple[Vector, float] | None:
+    """The query that is scanned for, and by how much products with it are to be multiplied. One that is much longer or shorter than
+    the vectors leaves the few numbers that codes are scanned in. None if it has no length, or one beyond float32."""
+    if asked.view.metric != "dot":
+        return asked.query, 1.0
+    usual, length = codes.usual_length(base.vectors), math.sqrt(float(np.vdot(asked.query, asked.query)))
+    if not (_LEAST_LENGTH < length < math.inf and _LEAST_LENGTH < usual < math.inf):
+        return None
+    if usual / _AS_LONG <= length <= usual * _AS_LONG:
+        return asked.query, 1.0
+    return asked.query * np.float32(usual / length), length / usual
+
+
+def _times(
+    factor: float, scan: Callable[[int], Ranked], doubt: Callable[[Positions], float]
+) -> tuple[Callable[[int], Ranked], Callable[[Positions], float]]:
+    def scanned(count: int) -> Ranked:
+        found = scan(count)
+        return Ranked(found.positions, found.estimates * np.float32(factor), found.reach * factor)
+
+    return scanned, lambda positions: factor * doubt(positions)

@@ -111,7 +111,7 @@ class ProductCodes:
         sample = rotation.apply(vectors[:: max(1, len(vectors) // _TRAINING_ROWS)])
         length = np.linalg.norm(sample - np.median(sample, axis=0), axis=1)
         sample = sample[np.isfinite(length) & (length <= _LONG * np.median(length))]
-        if not len(sample):  # numbers near the end of float32
+        if len(sample) < 2**_BITS:  # numbers near the end of float32
             return None
         middle = sample.mean(axis=0)
         codes.train(sample)
@@ -149,7 +149,9 @@ class ProductCodes:
         some = faiss.IndexPQ(self._index.d, self._index.pq.M, _BITS, self._index.metric_type)
         some.pq, some.is_trained, some.ntotal = self._index.pq, True, len(coded)
         faiss.copy_array_to_vector(every[coded].ravel(), some.codes)
-        return PackedCodes(faiss.IndexPQFastScan(some), self._rotation.apply, coded, len(coded) * size, strays)
+        packed = faiss.IndexPQFastScan(some)
+        points = some.pq.centroids.size() * 4  # every copy has its own
+        return PackedCodes(packed, self._rotation.apply, coded, packed.codes.size() + points, strays)
 
     def save(self, path: Path, rotation: Path, strays: Path) -> None:
         import faiss

@@ -4,7 +4,7 @@ How wrong a code can be follows from where the query and the vector are (`Codes.
 So what is measured once on a collection tells of every query under every filter who may still be among the nearest: whoever
 seems no further than that beyond the last of the best so far. Mostly the neighbours lie at distances of their own, and less is
 enough than where many are about equally far, as behind rows that were deleted or do not match. After RaBitQ's authors, who rank
-again by such a bound.
+again by such a bound. Of product codes no theorem says as much; that the same holds of them was measured (`bench/calibration.py`).
 """
 
 from __future__ import annotations

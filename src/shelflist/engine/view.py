@@ -78,20 +78,28 @@ class View:
         return _distances(self.newer, positions - self.base_count, query, self.metric)
 
 
+@dataclass(slots=True)
+class Learned:
+    """How many codes most (`usual`) and nearly all (`depth`) of a filter's queries leave open, as these have told; 0: none has
+    asked."""
+
+    usual: float = 0.0
+    depth: float = 0.0
+
+
 class Prepared:
     """What is made aside for a filter that is asked again: kept while rows come and go, so whoever asks next has it.
 
     `packed`: its codes, of the mask `of`; rows that have died since are taken out of what it finds. None when it is ready: only
-    newer rows match. `usual`, `depth`: how many codes most and nearly all of its queries leave open, as these have told (0: none
-    has asked).
+    newer rows match. `cold`, `warm`: what was learned of its queries by all codes and by packed ones.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cold: Learned | None = None, warm: Learned | None = None) -> None:
         self.is_under_way = False
         self.is_ready = False
         self.packed: PackedCodes | None = None
         self.of: Mask | None = None
-        self.usual = self.depth = 0.0
+        self.cold, self.warm = cold or Learned(), warm or Learned()
 
 
 class Matches:
@@ -117,7 +125,7 @@ class Matches:
         if packed is None or np.count_nonzero(self.mask[: packed.end]) >= packed.count * (1 - _MOST_GONE):
             self.prepared = older.prepared
         else:  # the dead stand in the way of the living: it is to be made anew
-            self.prepared.usual, self.prepared.depth = older.prepared.usual, older.prepared.depth
+            self.prepared = Prepared(older.prepared.cold, older.prepared.warm)
 
     @property
     def positions(self) -> Positions:
@@ -139,7 +147,7 @@ class Matches:
 
     @property
     def nbytes(self) -> int:
-        held = 0 if self._positions is None else self._positions.nbytes
+        held = sum(0 if one is None else one.nbytes for one in (self._positions, self._newer))
         packed = self.prepared.packed
         return self.mask.nbytes + held + (0 if packed is None else packed.nbytes)
 

@@ -448,7 +448,7 @@ def _reranked(hits: Hits, text: str, request: Request) -> Hits:
     if scores.shape != (len(hits),) or scores.dtype.kind not in "fiub" or not np.isfinite(scores).all():
         raise _no_scores(hits, given)
     scored = [
-        hit._replace(score=one, explanation=hit.explanation._replace(rerank_score=one))
+        replace(hit, score=one, explanation=replace(hit.explanation, rerank_score=one))
         for hit, one in zip(hits, scores.astype(float).tolist(), strict=True)
     ]
     scored.sort(key=lambda hit: -hit.score)

@@ -224,7 +224,9 @@ class Compaction:
         if has_codes:
             codes = Codes.build(vectors, spec.metric, self._advance, bits=bits)
             codes.save(place / CODES)
+            before = self.done
             products = ProductCodes.build(vectors, spec.metric, self._advance)
+            self.done = before + count * has_products  # also where they were given up on the way
         if isinstance(index, Ivf) and has_codes:
             cells = Cells.build(vectors, spec.metric, self._advance, nlist=index.nlist, bits=bits)
             cells.save(place / CELLS)

@@ -70,7 +70,6 @@ def _pack(cache: VectorCache, prepared: Prepared, spec: GenerationSpec) -> None:
     positions = np.flatnonzero(mask[: base.codes.count])
     if len(positions):  # else there are newer ones only, which are compared exactly
         prepared.packed = base.packed(positions)
-    prepared.usual = prepared.depth = 0.0  # other codes leave others open
     prepared.of = mask
     prepared.is_ready = True  # last: from now on it is searched by
     cache.weigh(prepared)
