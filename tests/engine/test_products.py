@@ -250,7 +250,7 @@ def test_where_there_are_none() -> None:
     assert ProductCodes.build(prepared(clustered(1_200, 2 * 37), "cosine"), "cosine") is None
 
 
-@pytest.mark.parametrize("dimensions", [32, 100, 384, 1_536, 3_072, 4_096])
+@pytest.mark.parametrize("dimensions", [32, 100, 384, 1_536, 4_096])
 def test_dimensions_of_models(dimensions: int) -> None:
     vectors = prepared(clustered(1_200, dimensions), "cosine")
     packed = built(vectors, "cosine").packed(np.arange(1_200))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_embedded_vectors import FIELDS, SPEC, point, vector_of, written
+from index_of_hundreds import FIELDS, SPEC, point, vector_of, written
 
 from shelflist.core.filters import F, prepare
 from shelflist.core.types import SearchParams
