@@ -328,6 +328,7 @@ def test_why_without_an_embedder_speaks_of_the_keyword_leg_alone(rank: int | Non
         (3, 3, "number 3 in dense search"),
         (40, 40, "--limit 40"),
         (None, 4, "vector index misses it"),
+        (12, 4, "vector index misses it"),  # found by a search for a hundred only
         (None, 400, "too far down (number 400 of all)"),
         (None, None, "shelflist verify"),
     ],

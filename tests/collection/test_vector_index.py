@@ -12,6 +12,8 @@ from counting import CountingEmbedder
 
 import shelflist
 from shelflist import Chunk, Collection, Document, F, Hnsw, Progress, SearchParams
+from shelflist.core.errors import InvalidInput
+from shelflist.core.types import Vector
 from shelflist.engine import planner
 from shelflist.engine.columns import Columns
 from shelflist.engine.graph import Graph
@@ -184,6 +186,34 @@ def test_why_shows_what_the_index_misses(tmp_path: Path, monkeypatch: pytest.Mon
         (missed,) = told["chunks"]
         assert missed["exact_rank"] == 1 and missed["dense_rank"] is None
         assert "graph of 500 rows" in told["plan"]
+
+
+def test_why_by_a_vector_looks_as_far_as_its_search_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Hnsw(indexing_threshold=200, full_scan_threshold=0)
+    with shelflist.open(f"file:{tmp_path / 'index'}", "docs", embedder=CountingEmbedder(), index=index) as docs:
+        docs.sync_all(Document(f"d{number}", [Chunk(f"text {number}")]) for number in range(500))
+        docs.wait_for_build()
+        query = CountingEmbedder().embed_query("text 7")
+        (found,) = docs.why("d7", query)["chunks"]
+        assert found["exact_rank"] == found["dense_rank"] == 1
+        whole = Graph.nearest
+
+        def hasty(self: Graph, asked: Vector, count: int, ef_search: int) -> object:
+            nearest = whole(self, asked, count, ef_search)
+            return nearest[1:] if count < 50 else nearest
+
+        monkeypatch.setattr(Graph, "nearest", hasty)
+        assert "text 7" not in [hit.content for hit in docs.search(query)]
+        told = docs.why("d7", query)
+        assert told["chunks"][0]["exact_rank"] == 1 and told["chunks"][0]["dense_rank"] > 10
+        assert told["plan"] == f"{docs.search(query).plan}"
+
+
+def test_recall_where_nothing_matches_is_no_recall(place: Path) -> None:
+    with opened(place) as docs:
+        assert docs.recall(where=F("even") == True) >= 0.9  # noqa: E712
+        with pytest.raises(InvalidInput, match="no chunk matches"):
+            docs.recall(where=(F("even") == True) & (F("even") == False))  # noqa: E712
 
 
 def test_a_field_declared_after_the_snapshot_is_answered_too(place: Path) -> None:

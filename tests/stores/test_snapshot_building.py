@@ -109,6 +109,74 @@ def test_what_interrupts_the_wait_stops_the_building(
     assert [path for path in (place / "vectors").iterdir() if path.is_dir()] == []
 
 
+def test_what_is_written_while_one_is_built_is_built_too(
+    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compaction, "_NEWER", 50)
+    shutil.rmtree(snapshot_of(place))
+    begun, goes_on = threading.Event(), threading.Event()
+    built = _compaction.Compaction._build
+
+    def waiting(self: _compaction.Compaction, to: Path, count: int) -> object:
+        begun.set()
+        goes_on.wait(30)
+        return built(self, to, count)
+
+    monkeypatch.setattr(_compaction.Compaction, "_build", waiting)
+    store.build(SPEC)
+    assert begun.wait(30)
+    written(store, range(700, 800))  # after the rows were copied
+    store.build(SPEC)
+    goes_on.set()
+    store.wait_for_build()
+    assert store.stats(SPEC)["snapshot_rows"] == 700
+    store.build(SPEC)
+    store.wait_for_build()
+    assert plan(store).startswith("graph of 700 rows")
+
+
+def test_who_finds_another_at_it_waits_and_looks_again(store: EmbeddedStore, place: Path) -> None:
+    shutil.rmtree(snapshot_of(place))
+    with _compaction._alone(place / "vectors" / f"{SPEC.name}.lock") as is_alone:
+        assert is_alone
+        store.build(SPEC)
+        time.sleep(0.3)
+        (building,) = [one for one in threading.enumerate() if one.name == "shelflist-build"]
+        assert building.is_alive()
+    store.wait_for_build()
+    assert plan(store).startswith("graph of 600 rows")
+    # And where the other has built it, there is nothing to do.
+    before = snapshot_of(place)
+    store.build(SPEC)
+    store.wait_for_build()
+    assert snapshot_of(place) == before
+
+
+def test_after_an_interrupted_wait_the_next_sync_builds_again(
+    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(snapshot_of(place))
+    goes_on = threading.Event()
+    copied = _compaction.Compaction._copy_rows
+
+    def waiting(self: _compaction.Compaction, to: Path) -> object:
+        goes_on.wait(30)
+        return copied(self, to)
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_compaction.Compaction, "_copy_rows", waiting)
+    store.build(SPEC)
+    with pytest.raises(KeyboardInterrupt):
+        store.wait_for_build(interrupted)
+    store.build(SPEC)  # while the thread that was stopped has not ended
+    time.sleep(0.3)
+    goes_on.set()
+    store.wait_for_build()
+    assert plan(store).startswith("graph of 600 rows")
+
+
 def test_of_a_generation_that_is_gone_there_is_nothing_to_build(store: EmbeddedStore, place: Path) -> None:
     compaction = _compaction.Compaction(store.database, SPEC, place / "vectors")
     assert compaction.run()

@@ -223,7 +223,8 @@ def why_command(
 
 
 def _is_missed(chunk: Mapping[str, Any]) -> bool:
-    return chunk["dense_rank"] is None and _is_near(chunk["exact_rank"]) and not _is_near(chunk["hybrid_rank"])
+    came = _is_near(chunk["dense_rank"]) or _is_near(chunk["hybrid_rank"])
+    return _is_near(chunk["exact_rank"]) and not came
 
 
 def _is_near(rank: int | None) -> bool:

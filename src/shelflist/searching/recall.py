@@ -12,7 +12,8 @@ from shelflist.stores.protocol import GenerationSpec, Scope, Store
 
 
 def measure_recall(store: Store, spec: GenerationSpec, queries: Sequence[Vector], limit: int, scope: Scope) -> float:
-    """Mean recall@limit over the queries. Ties count by distance, not by id. Raises InvalidInput without a query."""
+    """Mean recall@limit over the queries. Ties count by distance, not by id. Raises InvalidInput without a query, and where no
+    chunk matches."""
     if not queries:
         raise InvalidInput(
             "Recall needs at least one query or one stored chunk. Sync a document first, or give queries=."
@@ -24,4 +25,8 @@ def measure_recall(store: Store, spec: GenerationSpec, queries: Sequence[Vector]
         if truth:
             bound = truth[-1].value + 1e-6
             shares.append(sum(item.value <= bound for item in found) / len(truth))
-    return float(np.mean(shares)) if shares else 1.0
+    if not shares:
+        raise InvalidInput(
+            "Recall cannot be measured where no chunk matches. Check the filter and the tenant, for example with count()."
+        )
+    return float(np.mean(shares))

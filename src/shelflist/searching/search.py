@@ -162,8 +162,13 @@ class Searcher:
             plan = f"keyword: {leg.plan}"
         if vector is not None:
             leg = self._dense(vector, scope, POOL, SearchParams())
-            found["dense"] = _ranked(leg.ids, leg.values)
-            plan = f"dense: {leg.plan}"
+            order, values, plan = leg.ids, leg.values, f"dense: {leg.plan}"
+            if text is None:
+                # An ordinary search by vector asks for ten, and an index looks less far for them than for a hundred.
+                leg = self._dense(vector, scope, Request().limit, SearchParams())
+                order = [*leg.ids, *(one for one in order if one not in leg.values)]
+                values, plan = {**values, **leg.values}, f"dense: {leg.plan}"
+            found["dense"] = _ranked(order, values)
             leg = self._dense(vector, scope, total, SearchParams(exact=True))
             found["exact"] = _ranked(leg.ids, leg.values)
         if text is None or vector is None:

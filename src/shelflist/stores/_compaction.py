@@ -68,6 +68,8 @@ GRAPH_FROM = 20_000
 _NEWER, _NEWER_SHARE = 5_000, 0.05
 _GONE_SHARE = 0.2
 _FETCHED = 8_192
+_LOOKED_EVERY = 0.1
+"""Seconds between two looks at whether another build has ended."""
 _M, _EF_CONSTRUCTION = 16, 160
 _AS_MANY = 2
 """Times as many as the other codes leave open: more, and product codes are not what they are for these vectors."""
@@ -78,7 +80,8 @@ class Stopped(Exception):
 
 
 class Compaction:
-    """Of one generation. `done` of `total` vectors have been copied, or put into an index; each index counts them anew."""
+    """Of one generation. `done` of `total` vectors have been copied, or put into an index; each index counts them anew.
+    `is_asked_again`: somebody has written since, and would have had one built; `is_over`: nobody looks at that any more."""
 
     def __init__(self, database: SqliteDatabase, spec: GenerationSpec, directory: Path) -> None:
         self._database = database
@@ -86,10 +89,22 @@ class Compaction:
         self._directory = directory
         self._stopped = threading.Event()
         self.done = self.total = 0
+        self.is_asked_again = self.is_over = False
 
     def stop(self) -> None:
         """Have a run in another thread end soon, as if it had not been begun."""
         self._stopped.set()
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def wait_for_others(self) -> None:
+        """Return when nobody else is at it: another process, or a thread of this one that was stopped and has not ended."""
+        while not self._stopped.wait(_LOOKED_EVERY):
+            with _alone(self._lock_path) as is_alone:
+                if is_alone:
+                    return
 
     def is_due(self) -> bool:
         """Whether there should be a snapshot and is none that can be used, or so much was written since the last one that
@@ -129,7 +144,8 @@ class Compaction:
             raise self._unwritten(error) from error
 
     def _run(self) -> bool:
-        with _alone(self._directory / f"{self._spec.name}.lock") as is_alone:
+        self.done = self.total = 0
+        with _alone(self._lock_path) as is_alone:
             if not is_alone:
                 return False
             self._remove_left_over()
@@ -150,6 +166,10 @@ class Compaction:
             if not (enough and published):
                 shutil.rmtree(place, ignore_errors=True)
             return enough and published
+
+    @property
+    def _lock_path(self) -> Path:
+        return self._directory / f"{self._spec.name}.lock"
 
     def _unwritten(self, error: OSError | RuntimeError) -> StoreError:
         if os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error):

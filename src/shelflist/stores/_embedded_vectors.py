@@ -88,12 +88,12 @@ class EmbeddedVectors:
         from shelflist.stores._compaction import Compaction  # a search pays for nothing that it does not need
 
         compaction = Compaction(self._database, spec, self.path)
-        # In this order: what is due while one is being built is no more so when that one is in use.
+        # In this order: what is written while one is being built may be due for another, when that one is in use.
         if self._is_at_work(spec.name) or not compaction.is_due():
             return
         with self._lock:
             if not self._is_at_work(spec.name):
-                thread = threading.Thread(target=_built, args=(compaction,), name="shelflist-build")
+                thread = threading.Thread(target=self._built, args=(compaction,), name="shelflist-build")
                 try:
                     thread.start()
                 except RuntimeError as error:  # the process may have no more threads, or is ending
@@ -104,9 +104,33 @@ class EmbeddedVectors:
                 self._building[spec.name] = (thread, compaction)
 
     def _is_at_work(self, name: str) -> bool:
+        """Whether a thread is building; it is told then that it was asked again."""
         with self._lock:
-            at_work = self._building.get(name)
-        return at_work is not None and at_work[0].is_alive()
+            thread, compaction = self._building.get(name, (None, None))
+            if thread is None or compaction is None or not thread.is_alive() or compaction.is_over:
+                return False
+            compaction.is_asked_again = True
+            return True
+
+    def _built(self, compaction: Compaction) -> None:
+        """Build while it is due, once for each time that it was asked for."""
+        try:
+            is_wanted = True
+            while is_wanted:
+                if compaction.is_due() and not compaction.run():
+                    compaction.wait_for_others()
+                    if compaction.is_due():
+                        compaction.run()
+                is_wanted = self._is_asked_again(compaction)
+        except ShelflistError as error:
+            # The rows are whole and answer for themselves; the next pass tries again.
+            log.warning("The snapshot of the vectors could not be built, and searches go on without it. %s", error)
+
+    def _is_asked_again(self, compaction: Compaction) -> bool:
+        with self._lock:
+            again = compaction.is_asked_again and not compaction.is_stopped
+            compaction.is_asked_again, compaction.is_over = False, not again
+            return again
 
     def rebuild(self, spec: GenerationSpec) -> bool:
         """Build a snapshot now; whether there is one then that was not there before."""
@@ -220,11 +244,3 @@ def _in_a_thread(compaction: Compaction) -> bool:
     if errors:
         raise errors[0]
     return results[0]
-
-
-def _built(compaction: Compaction) -> None:
-    try:
-        compaction.run()
-    except ShelflistError as error:
-        # The rows are whole and answer for themselves; the next pass tries again.
-        log.warning("The snapshot of the vectors could not be built, and searches go on without it. %s", error)
