@@ -497,6 +497,26 @@ def test_the_dead_near_a_query_do_not_hide_those_behind_them(
     assert hit / 100 >= 0.95
 
 
+def test_a_filter_that_leaves_out_what_is_near_is_walked_to_no_longer(
+    view: View, queries: Vector, vectors: Vector, metric: Metric
+) -> None:
+    index = Hnsw(full_scan_threshold=0)
+    far = np.ones(COUNT, np.bool_)
+    far[np.argsort(distances(vectors, queries[0], metric), kind="stable")[:2_000]] = False
+    left_out, at_random = Matches(far), Matches(np.random.default_rng(8).random(COUNT) < 0.67)
+    for _ in range(5):
+        found = planner.search(view, left_out, queries[0], 10, SearchParams(), index)
+        assert planner.search(view, at_random, queries[0], 10, SearchParams(), index).plan.startswith("graph")
+    assert planner.walks_in_vain(left_out) and not planner.walks_in_vain(at_random)
+    assert planner.is_worth_packing(view, left_out, SearchParams(), index)
+    assert not planner.is_worth_packing(view, at_random, SearchParams(), index)
+    assert not found.plan.startswith("graph")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(Graph, "nearest")
+        again = planner.search(view, left_out, queries[0], 10, SearchParams(), index)
+    assert set(again.positions.tolist()) == set(found.positions.tolist())
+
+
 def test_a_packed_filter_that_has_lost_rows(view: View, codes: Codes, queries: Vector) -> None:
     mask = np.arange(COUNT) % 2 > 0
     matches = Matches(mask.copy())

@@ -47,7 +47,7 @@ def test_a_filter_that_is_asked_again_gets_packed_codes(store: EmbeddedStore, mo
     wait_for_plan(store, "packed codes of 200")
     assert_recall(store)
     written(store, range(600, 630))
-    assert plan(store, group=1).startswith("packed codes of 210 rows") and "10 newer" in plan(store, group=1)
+    assert plan(store, group=1).startswith("packed codes of 200 rows") and "10 newer" in plan(store, group=1)
     store.delete(SPEC, [point_id(str(number)) for number in range(1, 300, 3)])
     assert_recall(store)
     # Few of each cluster are left to the filter: the nearest are those of others, which codes tell apart less well.

@@ -37,6 +37,9 @@ _OPEN_SHARE = 4
 _MORE, _USUAL_MORE, _FORGETS = 1.8, 1.1, 32
 """By so much what is learned of a filter grows where it was too little, and shrinks (by a 32nd) where it was not: so that one
 query in twenty has to scan twice, and one in four to compare some more. Fewer would cost every query more."""
+_REMEMBERED, _IN_VAIN = 0.9, 3.0
+"""Of walks through the graph that came back with too little, a tenth is forgotten with each further one: three in ten, and a filter
+is searched by codes."""
 _LEAST_LENGTH, _AS_LONG = 1e-15, 16
 """Of a query, so that its square is none of the least numbers that there are; and times as long as the vectors."""
 _SORTED = 200
@@ -104,21 +107,22 @@ def search(
         return _exactly(asked, reason or "")
     found: _Compared | None = None
     plan = ""
-    if base.graph is not None and asked.most_match:
+    if base.graph is not None and asked.most_match and not walks_in_vain(matches):
         found, plan = _by_graph(base, base.graph, asked)
     if base.cells is not None and base.codes is not None and asked.most_match:
         found, plan = _by_cells(base, base.cells, base.codes, asked)
     if found is None and base.codes is not None:
         found, plan = _by_codes(base, base.codes, asked)
     if found is None:
-        return _exactly(asked, "the quicker ways do not reach the target here")
+        return _exactly(asked, "too much would be left open by less")
     positions, distances = found
     split = view.base_count
     if view.count > split:
         newer = matches.newer(split)
         positions = np.concatenate([positions, newer])
         distances = np.concatenate([distances, view.newer_distances(newer, query)])
-        plan += f", and {len(newer)} newer ones exactly"
+        if len(newer):
+            plan += f", and {len(newer)} newer ones exactly"
     best = _best(positions, distances, limit)
     return Found(positions[best], distances[best], exact=False, plan=plan)
 
@@ -159,6 +163,11 @@ def _few(base: Base, index: IndexSpec | None, *, packed: bool) -> int:
     return FEW_MATCHES if measured is None else measured
 
 
+def walks_in_vain(matches: Matches) -> bool:
+    """Whether a filter leaves out what is near to those who ask by it, so that the graph has mostly found nothing of it."""
+    return not matches.is_all and matches.prepared.in_vain > _IN_VAIN
+
+
 def is_worth_packing(view: View, matches: Matches, params: SearchParams, index: IndexSpec | None) -> bool:
     """Whether a filter that is asked again would be answered quicker by a packed copy of its codes."""
     base = view.base
@@ -166,7 +175,8 @@ def is_worth_packing(view: View, matches: Matches, params: SearchParams, index: 
         return False
     if isinstance(index, Flat) and index.quantization is None:
         return False
-    if (base.graph is not None or base.cells is not None) and matches.count >= _MOST * view.count:
+    has_quicker = base.graph is not None or base.cells is not None
+    if has_quicker and matches.count >= _MOST * view.count and not walks_in_vain(matches):
         return False
     return matches.count > _few(base, index, packed=True)
 
@@ -196,7 +206,9 @@ def _by_graph(base: Base, graph: Graph, asked: _Question) -> tuple[_Compared | N
     # query, too few are left to be sure of the best.
     found = graph.nearest(asked.query, math.ceil(2 * graph_candidates(limit) * thinned), effort)
     found = found[matches.mask[found]]
-    if len(found) < graph_candidates(limit):
+    is_in_vain = len(found) < graph_candidates(limit)
+    matches.prepared.in_vain = _REMEMBERED * matches.prepared.in_vain + is_in_vain
+    if is_in_vain:
         return None, ""
     why = "no filter" if matches.is_all else f"a filter that most match: {matches.count}"
     return (found, asked.compared(found)), f"graph of {graph.count} rows, ef_search {effort} ({why})"
@@ -243,7 +255,7 @@ def _by_codes(base: Base, codes: Codes, asked: _Question) -> tuple[_Compared | N
     kind, why = ("codes", "no filter" if matches.is_all else "a filter")
     if packed is not None:
         kind, why = "packed codes", "a filter asked again"
-    return found, f"{kind} of {matches.count} rows, {len(found[0])} compared whole ({why})"
+    return found, f"{kind} of {matches.count - asked.newer} rows, {len(found[0])} compared whole ({why})"
 
 
 def _rescored(

@@ -91,7 +91,8 @@ class Prepared:
     """What is made aside for a filter that is asked again: kept while rows come and go, so whoever asks next has it.
 
     `packed`: its codes, of the mask `of`; rows that have died since are taken out of what it finds. None when it is ready: only
-    newer rows match. `cold`, `warm`: what was learned of its queries by all codes and by packed ones.
+    newer rows match. `cold`, `warm`: what was learned of its queries by all codes and by packed ones. `in_vain`: how many of the
+    last walks through the graph found too little.
     """
 
     def __init__(self, cold: Learned | None = None, warm: Learned | None = None) -> None:
@@ -100,6 +101,7 @@ class Prepared:
         self.packed: PackedCodes | None = None
         self.of: Mask | None = None
         self.cold, self.warm = cold or Learned(), warm or Learned()
+        self.in_vain = 0.0
 
 
 class Matches:
@@ -126,6 +128,7 @@ class Matches:
             self.prepared = older.prepared
         else:  # the dead stand in the way of the living: it is to be made anew
             self.prepared = Prepared(older.prepared.cold, older.prepared.warm)
+            self.prepared.in_vain = older.prepared.in_vain
 
     @property
     def positions(self) -> Positions:
