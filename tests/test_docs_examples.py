@@ -71,7 +71,8 @@ def names(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     }
     if page not in OPENS_ITS_OWN:
         docs = shelflist.open("file:./index", "docs", embedder="static", fields=FIELDS_OF.get(page, FIELDS))
-        docs.sync("keys.md", [Chunk("Rotate keys with the rotate command.", {"page_number": 3, "tags": ["api"]})])
+        of_keys = {"page_number": 3, "tags": ["api"], "topic": "keys"}
+        docs.sync("keys.md", [Chunk("Rotate keys with the rotate command.", of_keys)])
         docs.sync("errors.md", [Chunk("The error E1042 comes after an upgrade.", {"page_number": 12})])
         found["docs"] = docs
     yield found
