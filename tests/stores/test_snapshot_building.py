@@ -135,7 +135,10 @@ def test_what_is_written_while_one_is_built_is_built_too(
     assert plan(store).startswith("graph of 700 rows")
 
 
-def test_who_finds_another_at_it_waits_and_looks_again(store: EmbeddedStore, place: Path) -> None:
+def test_who_finds_another_at_it_waits_and_looks_again(
+    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_compaction, "_SLOW_WAIT", 0.1)
     shutil.rmtree(snapshot_of(place))
     with _compaction._alone(place / "vectors" / f"{SPEC.name}.lock") as is_alone:
         assert is_alone
@@ -143,6 +146,7 @@ def test_who_finds_another_at_it_waits_and_looks_again(store: EmbeddedStore, pla
         time.sleep(0.3)
         (building,) = [one for one in threading.enumerate() if one.name == "shelflist-build"]
         assert building.is_alive()
+        assert len([one for one in caplog.messages if "Waiting for another process that builds" in one]) == 1
     store.wait_for_build()
     assert plan(store).startswith("graph of 600 rows")
     # And where the other has built it, there is nothing to do.

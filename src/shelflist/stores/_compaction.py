@@ -7,9 +7,11 @@ system's on a file, so it goes with a process that dies; what such a process lef
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -70,6 +72,8 @@ _GONE_SHARE = 0.2
 _FETCHED = 8_192
 _LOOKED_EVERY = 0.1
 """Seconds between two looks at whether another build has ended."""
+_SLOW_WAIT = 5.0
+"""Seconds after which it is said that another is waited for."""
 _M, _EF_CONSTRUCTION = 16, 160
 _AS_MANY = 2
 """Times as many as the other codes leave open: more, and product codes are not what they are for these vectors."""
@@ -101,10 +105,14 @@ class Compaction:
 
     def wait_for_others(self) -> None:
         """Return when nobody else is at it: another process, or a thread of this one that was stopped and has not ended."""
+        told_at = time.monotonic() + _SLOW_WAIT
         while not self._stopped.wait(_LOOKED_EVERY):
             with _alone(self._lock_path) as is_alone:
                 if is_alone:
                     return
+            if time.monotonic() > told_at:
+                log.warning("Waiting for another process that builds the vector index in %s.", self._directory)
+                told_at = math.inf
 
     def is_due(self) -> bool:
         """Whether there should be a snapshot and is none that can be used, or so much was written since the last one that
