@@ -24,7 +24,7 @@ from lifetime import opened
 
 STEPS = ("engine", "check and texts", "hits")
 ALLOWED = 0.35
-FILTERS = ("none", "source_50")
+FILTERS = ("none", "source_50", "tenant_01")
 
 
 class Timed:

@@ -367,9 +367,9 @@ class Collection:
     def why(self, document_id: str, query: Query, where: Where = None) -> dict[str, Any]:
         """Why a document is, or is not, among the answers: each chunk's state, filter, and rank in every leg.
 
-        `dense_rank` and `hybrid_rank` are of an ordinary search's 100 candidates (asked with a vector: of its ten hits, and what a
-        search for a hundred finds beyond them), `exact_rank` and `keyword_rank` of all that match; `legs` are those that the query can ask: a vector (whose `query` is None) the dense one, words without an
-        embedder the other. `plan` says which way the search goes.
+        `dense_rank` and `hybrid_rank` are of an ordinary search's 100 candidates (asked with a vector: of its ten hits, and what
+        a search for a hundred finds beyond them), `exact_rank` and `keyword_rank` of all that match; `legs` are those that the
+        query can ask: a vector (whose `query` is None) the dense one, words without an embedder the other. `plan` says which way the search goes.
         """
         text, vector = self._query(query)
         tenant, condition = self._own_tenant(), prepare(where, self.fields)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clusters import COUNT, DIMENSIONS, clustered
 
 from shelflist.core.types import Hnsw, Metric, SearchParams, Vector
 from shelflist.engine import planner
@@ -15,14 +16,6 @@ from shelflist.engine.exact import distances, nearest, prepared
 from shelflist.engine.products import ProductCodes, Rotation
 from shelflist.engine.rescoring import Allowed
 from shelflist.engine.view import Base, Matches, View
-
-COUNT, DIMENSIONS = 6_000, 64
-
-
-def clustered(count: int, dimensions: int, seed: int = 0) -> Vector:
-    random = np.random.default_rng(seed)
-    centres = random.normal(size=(40, dimensions))
-    return (centres[random.integers(0, 40, count)] + 0.7 * random.normal(size=(count, dimensions))).astype(np.float32)
 
 
 @pytest.fixture(scope="module", params=["cosine", "dot"])

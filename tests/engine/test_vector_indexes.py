@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clusters import COUNT, DIMENSIONS, clustered
 
 from shelflist.core.types import Flat, Hnsw, Ivf, Metric, SearchParams, Vector
 from shelflist.engine import calibration, planner
@@ -31,7 +32,6 @@ from shelflist.engine.graph import Graph
 from shelflist.engine.rescoring import Allowed, Rescoring, doubt_of, rescored
 from shelflist.engine.view import Base, Matches, View
 
-COUNT, DIMENSIONS = 6_000, 64
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
 ERROR: dict[Metric, float] = {"cosine": 0.18, "dot": 0.18, "l2": 0.36}
 """About what is measured on these vectors."""
@@ -39,12 +39,6 @@ ERROR: dict[Metric, float] = {"cosine": 0.18, "dot": 0.18, "l2": 0.36}
 
 def usual_of(metric: Metric, crowd: int = 150) -> Allowed:
     return Allowed(0.75 * ERROR[metric], ERROR[metric], crowd)
-
-
-def clustered(count: int, dimensions: int, seed: int = 0) -> Vector:
-    random = np.random.default_rng(seed)
-    centres = random.normal(size=(40, dimensions))
-    return (centres[random.integers(0, 40, count)] + 0.7 * random.normal(size=(count, dimensions))).astype(np.float32)
 
 
 @pytest.fixture(scope="module", params=METRICS)

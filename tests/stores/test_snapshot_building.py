@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from index_of_hundreds import SPEC, assert_recall, ids, plan, snapshot_of, vector_of, written
+from index_of_hundreds import SPEC, assert_recall, ids, plan, snapshot_of, vector_of, wait_for_plan, written
 
 from shelflist.core.errors import LedgerBusy, StoreFull
+from shelflist.engine import products
 from shelflist.stores import _compaction
 from shelflist.stores.embedded import EmbeddedStore
 from shelflist.stores.protocol import Scope
@@ -85,10 +86,8 @@ def test_whoever_waits_hears_how_many_vectors_are_done(store: EmbeddedStore, pla
     assert (compaction.done, compaction.total) == (2_400, 2_400)  # copied, as codes of two kinds, in the graph
 
 
-def test_what_interrupts_the_wait_stops_the_building(
-    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.rmtree(snapshot_of(place))
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """No build copies its rows before this is set."""
     goes_on = threading.Event()
     copied = _compaction.Compaction._copy_rows
 
@@ -96,10 +95,41 @@ def test_what_interrupts_the_wait_stops_the_building(
         goes_on.wait(30)
         return copied(self, to)
 
-    def interrupted(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(_compaction.Compaction, "_copy_rows", waiting)
+    return goes_on
+
+
+def interrupted(done: int, total: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_product_codes_that_leave_more_open_are_not_kept(
+    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (snapshot_of(place) / "products.faiss").exists()
+    monkeypatch.setattr(_compaction, "_AS_MANY", 0)
+    shutil.rmtree(snapshot_of(place))
+    compaction = _compaction.Compaction(store.database, SPEC, place / "vectors")
+    assert compaction.run() and compaction.done == compaction.total
+    assert not (snapshot_of(place) / "products.faiss").exists()
+    assert plan(store, group=1).startswith("codes of 200 rows")
+    wait_for_plan(store, "packed codes of 200 rows")
+
+
+def test_the_progress_is_whole_where_product_codes_are_given_up(
+    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products.ProductCodes, "build", lambda *given: None)
+    shutil.rmtree(snapshot_of(place))
+    compaction = _compaction.Compaction(store.database, SPEC, place / "vectors")
+    assert compaction.run() and (compaction.done, compaction.total) == (2_400, 2_400)
+
+
+def test_what_interrupts_the_wait_stops_the_building(
+    store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(snapshot_of(place))
+    goes_on = held(monkeypatch)
     store.build(SPEC)
     (building,) = [one for one in threading.enumerate() if one.name == "shelflist-build"]
     with pytest.raises(KeyboardInterrupt):
@@ -160,17 +190,7 @@ def test_after_an_interrupted_wait_the_next_sync_builds_again(
     store: EmbeddedStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(snapshot_of(place))
-    goes_on = threading.Event()
-    copied = _compaction.Compaction._copy_rows
-
-    def waiting(self: _compaction.Compaction, to: Path) -> object:
-        goes_on.wait(30)
-        return copied(self, to)
-
-    def interrupted(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(_compaction.Compaction, "_copy_rows", waiting)
+    goes_on = held(monkeypatch)
     store.build(SPEC)
     with pytest.raises(KeyboardInterrupt):
         store.wait_for_build(interrupted)
